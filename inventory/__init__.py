@@ -1,0 +1,38 @@
+"""A stock ledger behind a REST API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+from flask_migrate import Migrate
+
+from inventory import api, cli, config, db, docs, errors, health
+from inventory.categories.routes import blueprint as categories
+from inventory.exchange.routes import blueprint as exchange
+from inventory.products.routes import blueprint as products
+from inventory.transactions.routes import blueprint as transactions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+
+def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
+    """The application. ``overrides`` are settings by name, or Flask configuration keys; see config.py.
+
+    Opens no connection. Raises ConfigError for a setting that is unknown or invalid.
+    """
+    app = Flask(__name__)
+    app.config |= docs.openapi_settings() | config.load(overrides)
+    db.init_app(app)
+    Migrate(app, db.db, directory=str(MIGRATIONS))
+    errors.init_app(app)
+    smorest = api.init_app(app)
+    for blueprint in (categories, products, transactions, exchange, health.blueprint):
+        smorest.register_blueprint(blueprint)
+    docs.init_app(app, smorest)
+    cli.init_app(app)
+    return app

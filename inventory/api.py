@@ -1,0 +1,279 @@
+"""flask-smorest and webargs, subclassed once: how requests are read, pages are linked and errors documented."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlencode
+
+import flask
+import flask_smorest
+import orjson
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask.json.provider import DefaultJSONProvider
+from marshmallow import RAISE, ValidationError, fields, post_load, validate
+from webargs import core
+from webargs.flaskparser import FlaskParser
+from werkzeug.routing import IntegerConverter
+
+from inventory import errors
+from inventory.pages import Page, PageRequest
+from inventory.schemas import MAX_ID, BaseSchema, Flag, Integer, TextSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flask import Flask, Request
+    from marshmallow import Schema
+    from werkzeug.sansio.response import Response
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+TAKES_QUERY = "takes_query"
+
+
+class OrjsonProvider(DefaultJSONProvider):
+    """Reads and answers through orjson, which refuses NaN, lone surrogates and deep nesting."""
+
+    def loads(self, s: str | bytes, **_kwargs: Any) -> Any:
+        return orjson.loads(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        body = orjson.dumps(self._prepare_response_obj(args, kwargs)) + b"\n"
+        return flask.Response(body, mimetype=self.mimetype)
+
+
+class IdConverter(IntegerConverter):
+    """An id in a path. Numbers past the largest BIGINT name no row, so they are read as that largest one."""
+
+    def to_python(self, value: str) -> int:
+        return min(int(value[:40]), MAX_ID)
+
+
+class Parser(FlaskParser):
+    """Reads bodies with orjson and reports every problem as an error of ours."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        if req.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise errors.UnsupportedEncoding
+        body = req.get_data(cache=True)
+        if body and not core.is_json(req.mimetype):
+            raise errors.UnsupportedMediaType
+        if req.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+            raise errors.UnsupportedEncoding
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise errors.MalformedJson from None
+
+    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise errors.ValidationFailed(details=error.messages_dict)
+
+
+class PageQuery(TextSchema):
+    """Query parameters of every list. Subclasses add a ``sort`` field and their filters."""
+
+    skip = Integer(
+        load_default=0,
+        validate=validate.Range(0, 10**9),
+        metadata={"description": "How many rows to pass over."},
+    )
+    limit = Integer(
+        load_default=100,
+        validate=validate.Range(1, 1000),
+        metadata={"description": "How many rows to return at most."},
+    )
+    cursor = fields.String(
+        load_default=None,
+        validate=validate.Length(max=4000),
+        metadata={"description": "Where to go on, as given in a `Link`; opaque. Not together with `skip`."},
+    )
+    include_total = Flag(
+        load_default=False, metadata={"description": "Whether to count all rows into `X-Total-Count`."}
+    )
+
+    @post_load
+    def collect_page(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        """Gather the page's own parameters under ``page``; what is left are filters."""
+        if data["cursor"] is not None and data["skip"]:
+            raise ValidationError("Not together with skip.", "cursor")
+        names = ["sort", "skip", "limit", "cursor", "include_total"]
+        data["page"] = PageRequest(**{name: data.pop(name) for name in names if name in data})
+        return data
+
+
+class ErrorSchema(BaseSchema):
+    """The envelope of every error."""
+
+    error = fields.String(required=True, metadata={"description": "A stable slug for programs."})
+    message = fields.String(required=True, metadata={"description": "A sentence for people."})
+    code = fields.Integer(required=True, metadata={"description": "The HTTP status again."})
+    details = fields.Dict(metadata={"description": "Facts, where there are any."})
+
+
+PAGE_HEADERS = {
+    "Link": {
+        "description": 'Addresses of the neighbouring pages, `rel="next"` and `rel="prev"` (RFC 8288).',
+        "schema": {"type": "string"},
+    },
+    "X-Total-Count": {
+        "description": "Number of all rows, with `include_total=true`.",
+        "schema": {"type": "integer"},
+    },
+}
+LOCATION_HEADER = {"Location": {"description": "Path of what was created.", "schema": {"type": "string"}}}
+
+# Any request can meet these.
+ALWAYS = (errors.ValidationFailed, errors.InternalError, errors.DatabaseUnavailable, errors.DatabaseBusy)
+ON_BODY = (
+    errors.MalformedJson,
+    errors.UnsupportedEncoding,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+)
+ON_WRITE = (errors.StorageFull,)
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """Decorators, from the outside in: route, arguments, response or page, errors, unit_of_work."""
+
+    ARGUMENTS_PARSER = Parser()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prepare_doc_cbks.append(self._prepare_errors_doc)
+
+    def route(self, rule: str, **options: Any) -> Callable[[F], F]:
+        decorator: Callable[[F], F] = super().route(rule, **options)
+        return decorator
+
+    def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[[F], F]:
+        decorator: Callable[[F], F] = super().response(status_code, schema, **kwargs)
+        return decorator
+
+    def doc(self, **description: Any) -> Callable[[F], F]:
+        decorator: Callable[[F], F] = super().doc(**description)
+        return decorator
+
+    def arguments(self, schema: type[Schema] | Schema, **kwargs: Any) -> Callable[[F], F]:
+        decorate = super().arguments(schema, **kwargs)
+
+        def decorator(view: F) -> F:
+            decorated = decorate(view)
+            # The errors' own documentation below says more than this reference would.
+            decorated._apidoc["arguments"].pop("responses")  # noqa: SLF001
+            if kwargs.get("location") == "query":
+                setattr(decorated, TAKES_QUERY, True)
+            result: F = decorated
+            return result
+
+        return decorator
+
+    def page(self, schema: type[Schema]) -> Callable[[F], F]:
+        """For a view that returns a Page: the rows as a bare array, the neighbours in ``Link``."""
+
+        def decorator(view: F) -> F:
+            @wraps(view)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                page: Page = view(*args, **kwargs)
+                return page.rows, page_headers(page)
+
+            document: Callable[[Any], F] = self.response(200, schema(many=True), headers=PAGE_HEADERS)
+            return document(wrapper)
+
+        return decorator
+
+    def errors(self, *classes: type[errors.ServiceError]) -> Callable[[F], F]:
+        """Document what a view may raise besides what any request can meet."""
+
+        def decorator(view: F) -> F:
+            @wraps(view)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return view(*args, **kwargs)
+
+            documented: Any = wrapper
+            documented._apidoc = deepcopy(getattr(view, "_apidoc", {})) | {"errors": classes}  # noqa: SLF001
+            result: F = documented
+            return result
+
+        return decorator
+
+    def _prepare_errors_doc(self, doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_kwargs: Any) -> Any:
+        classes = [*doc_info.get("errors", ()), *ALWAYS]
+        if "requestBody" in doc:
+            classes += ON_BODY
+        if method != "get":
+            classes += ON_WRITE
+        for error in classes:
+            describe_error(doc.setdefault("responses", {}), error)
+        return doc
+
+
+def describe_error(responses: dict[str, Any], error: type[errors.ServiceError]) -> None:
+    """Add an error's slug and example to the response of its status."""
+    response = responses.setdefault(
+        str(error.status),
+        {"description": "", "content": {"application/json": {"schema": ErrorSchema, "examples": {}}}},
+    )
+    response["content"]["application/json"]["examples"][error.slug] = {"value": error.example()}
+    slugs = response["content"]["application/json"]["examples"]
+    response["description"] = ", ".join(f"`{slug}`" for slug in slugs)
+    if "Retry-After" in error.headers:
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+
+
+class Api(flask_smorest.Api):  # type: ignore[misc]
+    """Leaves errors to errors.py and the documentation's pages to docs.py."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+    ERROR_SCHEMA = ErrorSchema
+
+    def _register_error_handlers(self) -> None:
+        pass
+
+    def _register_doc_blueprint(self) -> None:
+        pass
+
+
+def schema_name(schema: Any) -> str:
+    """The name a schema has in the OpenAPI document: ``ProductIn`` loaded in part is ``ProductUpdate``."""
+    name = schema.__name__ if isinstance(schema, type) else type(schema).__name__
+    if getattr(schema, "partial", None):
+        return f"{name.removesuffix('In')}Update"
+    return name.removesuffix("Schema")
+
+
+def page_headers(page: Page) -> dict[str, str]:
+    headers = {}
+    if page.links:
+        headers["Link"] = ", ".join(f'<{page_path(query)}>; rel="{rel}"' for rel, query in page.links.items())
+    if page.total is not None:
+        headers["X-Total-Count"] = str(page.total)
+    return headers
+
+
+def page_path(query: Mapping[str, str | int]) -> str:
+    """The current request's path and filters with the page's position replaced."""
+    kept = [(name, value) for name, value in flask.request.args.items() if name not in {"skip", "cursor"}]
+    return f"{flask.request.path}?{urlencode([*kept, *query.items()])}"
+
+
+def refuse_stray_parameters() -> None:
+    """A query parameter that does not exist, or stands twice, is refused, also where none is taken at all."""
+    view = flask.current_app.view_functions.get(flask.request.endpoint or "")
+    problems = {name: ["Given more than once."] for name, values in flask.request.args.lists() if len(values) > 1}
+    if view is not None and not hasattr(view, TAKES_QUERY):
+        problems = {name: ["Unknown field."] for name in flask.request.args}
+    if problems:
+        raise errors.ValidationFailed(details={"query": problems})
+
+
+def init_app(app: Flask) -> Api:
+    app.json = OrjsonProvider(app)
+    app.url_map.converters["id"] = IdConverter
+    app.url_map.strict_slashes = False
+    app.before_request(refuse_stray_parameters)
+    return Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(schema_name_resolver=schema_name)})

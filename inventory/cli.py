@@ -1,0 +1,154 @@
+"""The command line. Exit codes: 0 done, 1 bad data or no database, 2 wrong usage; errors go to stderr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from functools import wraps
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+from flask.cli import AppGroup, with_appcontext
+from sqlalchemy.exc import DBAPIError
+
+from inventory import errors
+from inventory import seed as demo
+from inventory.exchange import importer, service
+from inventory.exchange.schemas import FORMATS, MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flask import Flask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+import_group = AppGroup("import", help="Read data in from a file.")
+export_group = AppGroup("export", help="Write data out to a file.")
+
+as_json = click.option("--json", "machine_readable", is_flag=True, help="Print the result as one line of JSON.")
+to_format = click.option("--format", "file_format", type=click.Choice(FORMATS), default="csv", show_default=True)
+to_file = click.option(
+    "-o",
+    "--output",
+    type=click.File("wb", lazy=True, atomic=True),
+    default="-",
+    help="File to write; it appears only when it is complete. Standard output if not given.",
+)
+
+
+def reporting(command: Callable[P, R]) -> Callable[P, R]:
+    """Print what went wrong as a person reads it, and exit with 1."""
+
+    @wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except errors.ServiceError as error:
+            raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
+        except DBAPIError as error:
+            raise click.ClickException(errors.from_database(error).message) from None
+
+    return wrapper
+
+
+def problem_lines(error: errors.ServiceError) -> Iterator[str]:
+    for problem in (error.details or {}).get("errors", ()):
+        column = f", {problem['column']}" if problem["column"] else ""
+        yield f"  row {problem['row']}{column}: {problem['message']}"
+
+
+def progress_bar(length: int, label: str) -> Any:
+    return click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty())
+
+
+def report(result: dict[str, Any], *, machine_readable: bool) -> None:
+    if machine_readable:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(", ".join(f"{name.replace('_', ' ')}: {str(value).lower()}" for name, value in result.items()))
+
+
+@click.command("seed")
+@click.option(
+    "--products", type=click.IntRange(0), default=40, show_default=True, help="Demo products there are to be."
+)
+@click.option("--transactions", type=click.IntRange(0), default=300, show_default=True, help="Demo movements likewise.")
+@click.option("--if-empty", is_flag=True, help="Do nothing if there is any product already.")
+@as_json
+@with_appcontext
+@reporting
+def seed(products: int, transactions: int, if_empty: bool, machine_readable: bool) -> None:
+    """Fill in demo data, the same every time. What an earlier run made is kept."""
+    if if_empty and not demo.is_empty():
+        report(asdict(demo.Seeded(0, 0, 0)), machine_readable=machine_readable)
+        return
+    with progress_bar(products + transactions, "Seeding") as bar:
+        made = demo.seed(products, transactions, bar.update)
+    report(asdict(made), machine_readable=machine_readable)
+
+
+@import_group.command("products")
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--mode", type=click.Choice(MODES), default="upsert", show_default=True, help="create refuses known SKUs."
+)
+@click.option("--dry-run", is_flag=True, help="Check everything and count, but change nothing.")
+@as_json
+@with_appcontext
+@reporting
+def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable: bool) -> None:
+    """Create and update products from the CSV file FILE (- for standard input), all of it or nothing.
+
+    The columns are those of 'flask export products', in any order; sku is required, and for new products name,
+    price and category. Separated by comma, semicolon or tab.
+    """
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        # Every row is one line at least, so that the bar may only be early.
+        length = sum(1 for _line in rewound(copy)) - 1
+        with progress_bar(length, "Importing") as bar:
+            outcome = importer.import_products(copy, mode=mode, dry_run=dry_run, progress=bar.update)
+    report(asdict(outcome), machine_readable=machine_readable)
+
+
+def rewound(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    return file
+
+
+@export_group.command("products")
+@to_format
+@to_file
+@with_appcontext
+@reporting
+def export_products(file_format: str, output: IO[bytes]) -> None:
+    """Write all products, in the columns that 'flask import products' reads."""
+    write(service.export_products({}, file_format), output, service.count_products({}))
+
+
+@export_group.command("transactions")
+@to_format
+@to_file
+@with_appcontext
+@reporting
+def export_transactions(file_format: str, output: IO[bytes]) -> None:
+    """Write the whole ledger in the order in which it was written."""
+    write(service.export_transactions({}, file_format), output, service.count_transactions({}))
+
+
+def write(chunks: Iterator[bytes], output: IO[bytes], row_count: int) -> None:
+    """Copy an export out. Every chunk after a heading holds up to CHUNK rows, which is what the bar counts by."""
+    with progress_bar(row_count, "Exporting") as bar:
+        for chunk in chunks:
+            output.write(chunk)
+            bar.update(chunk.count(b"\n"))
+
+
+def init_app(app: Flask) -> None:
+    for command in (seed, import_group, export_group):
+        app.cli.add_command(command)

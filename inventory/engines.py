@@ -1,0 +1,151 @@
+"""How the two engines connect and begin. Nothing above this module asks which engine it runs on.
+
+SQLite runs in WAL with ``synchronous=FULL``. A write begins with BEGIN IMMEDIATE, so that two writers queue
+instead of failing on a lock upgrade; a read begins with BEGIN DEFERRED and sees one snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+
+try:
+    import pysqlite3 as sqlite_driver
+except ImportError:  # no wheel for this platform
+    sqlite_driver = sqlite3
+
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session
+
+logger = logging.getLogger(__name__)
+
+SQLITE_BUSY = 5
+QUEUE_INTERVAL = 0.001
+WRITE = "inventory_write"
+
+
+def sqlite_is_patched(version: tuple[int, ...] = sqlite_driver.sqlite_version_info) -> bool:
+    """Whether this SQLite is free of the WAL-reset corruption bug (https://www.sqlite.org/wal.html#walresetbug)."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for ``create_engine``. The pool is sized to the threads of one worker."""
+    url = make_url(config["SQLALCHEMY_DATABASE_URI"])
+    if url.get_backend_name() == "sqlite":
+        # The connection is ours alone to begin and end: the driver's own implicit BEGIN is off.
+        engine_options: dict[str, Any] = {"module": sqlite_driver, "connect_args": {"isolation_level": None}}
+        if url.database in {None, "", ":memory:"}:
+            return engine_options
+    else:
+        timeouts = {
+            "lock_timeout": config["INVENTORY_BUSY_TIMEOUT_MS"],
+            "statement_timeout": config["INVENTORY_STATEMENT_TIMEOUT_MS"],
+            "idle_in_transaction_session_timeout": 2 * config["INVENTORY_STATEMENT_TIMEOUT_MS"],
+        }
+        engine_options = {
+            "connect_args": {
+                "connect_timeout": 5,
+                "application_name": "inventory",
+                "options": " ".join(f"-c {name}={value}" for name, value in timeouts.items()),
+            }
+        }
+    return engine_options | {
+        "pool_size": config["INVENTORY_THREADS"],
+        "max_overflow": 2,
+        "pool_timeout": config["INVENTORY_BUSY_TIMEOUT_MS"] / 1000,
+    }
+
+
+def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
+    """Set up an engine's connections and the way their transactions begin."""
+    if engine.dialect.name == "sqlite":
+        configure_sqlite(engine, busy_timeout_ms)
+
+
+def configure_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
+    if not sqlite_is_patched():
+        logger.warning(
+            "SQLite %s can corrupt a busy WAL database; use 3.51.3 or later (https://www.sqlite.org/wal.html#walresetbug)",
+            sqlite_driver.sqlite_version,
+        )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        # PostgreSQL's function of the same name, in the text form that SQLAlchemy stores.
+        connection.create_function("clock_timestamp", 0, clock_timestamp)
+        connection.create_function("greatest", 2, max, deterministic=True)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(WRITE):
+            queue_for_write(connection, busy_timeout_ms)
+        else:
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+
+def clock_timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def queue_for_write(connection: Connection, timeout_ms: int) -> None:
+    """Take SQLite's one write lock, waiting in short steps until the deadline.
+
+    SQLite's own busy handler backs off further the longer a writer has waited, so latecomers overtake it; a
+    short even step gives every waiter the same chance.
+    """
+    driver_connection: Any = connection.connection.driver_connection
+    deadline = time.monotonic() + timeout_ms / 1000
+    driver_connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                driver_connection.execute("BEGIN IMMEDIATE")
+            except sqlite_driver.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != SQLITE_BUSY:
+                    break
+                time.sleep(QUEUE_INTERVAL)
+            else:
+                return
+        # The last attempt goes through SQLAlchemy, which wraps whatever is wrong as every other database error.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver_connection.execute(f"PRAGMA busy_timeout={timeout_ms}")
+
+
+def begin_write(session: Session) -> None:
+    """Begin the session's transaction as a write: SQLite takes its write lock now, PostgreSQL locks rows later."""
+    session.rollback()
+    session.connection(execution_options={WRITE: True})
+
+
+def begin_snapshot(session: Session) -> None:
+    """Begin a read-only transaction whose statements all see the same moment."""
+    session.rollback()
+    session.connection(execution_options=snapshot_options(session.get_bind().dialect.name))
+
+
+def snapshot_options(dialect: str) -> dict[str, Any]:
+    """Execution options of a read-only snapshot; SQLite's deferred transaction is one by itself."""
+    return {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def server_version(connection: Connection) -> str:
+    """Engine and version, as in ``SQLite 3.53.4``."""
+    names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+    version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
+    return f"{names[connection.dialect.name]} {version}"

@@ -1,0 +1,145 @@
+"""Imports products from a file: all of it or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from inventory.categories import service as categories
+from inventory.db import db, fold, unit_of_work
+from inventory.exchange.reader import ParsedRow, Problems, ProductFile
+from inventory.products.models import Product
+from inventory.transactions.service import Movement, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHUNK = 500
+REQUIRED_WHEN_NEW = ("name", "price", "category")
+
+
+@dataclass
+class Outcome:
+    rows: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stock_transactions: int = 0
+    dry_run: bool = False
+
+
+def nothing(_rows: int) -> None:
+    pass
+
+
+def import_products(
+    file: IO[bytes], *, mode: str = "upsert", dry_run: bool = False, progress: Callable[[int], None] = nothing
+) -> Outcome:
+    """Create and update products from a CSV file in one transaction.
+
+    The whole file is checked before the database is locked. ``progress`` is called with the number of rows done
+    since its last call. Raises ImportInvalid, which lists the first problems, and UnsupportedEncoding.
+    """
+    source, problems = ProductFile(file), Problems()
+    source.check(problems)
+    return apply(source, problems, mode=mode, dry_run=dry_run, progress=progress)
+
+
+@unit_of_work
+def apply(
+    source: ProductFile, found: Problems, *, mode: str, dry_run: bool, progress: Callable[[int], None]
+) -> Outcome:
+    """Write the rows, or once a problem is known only look for more of them; then commit, or refuse."""
+    problems = Problems(found.count, list(found.first))
+    importer = Importer(problems, mode)
+    for rows in chunked(source.rows(Problems())):
+        importer.take(rows)
+        progress(len(rows))
+    problems.refuse_any()
+    if dry_run:
+        db.session.rollback()
+    importer.outcome.dry_run = dry_run
+    return importer.outcome
+
+
+def chunked(rows: Iterator[ParsedRow]) -> Iterator[list[ParsedRow]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+@dataclass
+class Importer:
+    problems: Problems
+    mode: str
+    outcome: Outcome = field(default_factory=Outcome)
+    category_ids: dict[str, int] = field(default_factory=dict)
+
+    def take(self, rows: list[ParsedRow]) -> None:
+        """Bring a chunk of rows into the database and forget it again."""
+        existing = self.lock_existing(rows)
+        pending: list[tuple[Product, int, str]] = []
+        for row in rows:
+            self.outcome.rows += 1
+            product = existing.get(fold(row.values["sku"]))
+            if self.is_sound(row, product) and not self.problems.count:
+                pending += self.bring_in(row.values, product)
+        db.session.flush()
+        for product, quantity, reason in pending:
+            record(product.id, Movement("adjustment", quantity, reason=reason))
+        self.outcome.stock_transactions += len(pending)
+        db.session.expunge_all()
+
+    def lock_existing(self, rows: list[ParsedRow]) -> dict[str, Product]:
+        """The products that the rows name, by folded SKU, locked in the order of their ids."""
+        keys = [fold(row.values["sku"]) for row in rows]
+        statement = select(Product).where(Product.sku_folded.in_(keys)).order_by(Product.id)
+        found = db.session.scalars(statement.with_for_update(key_share=True))
+        return {product.sku_folded: product for product in found}
+
+    def is_sound(self, row: ParsedRow, product: Product | None) -> bool:
+        """Whether the row can be brought in; what cannot be known without the database goes to ``problems``."""
+        before = self.problems.count
+        if product is None:
+            for column in REQUIRED_WHEN_NEW:
+                if column not in row.values:
+                    self.problems.add(row.number, column, "A new product needs it.")
+        elif self.mode == "create":
+            self.problems.add(row.number, "sku", "A product with this SKU exists already.")
+        price = row.values.get("price", product.price if product else None)
+        cost = row.values.get("cost", product.cost if product else None)
+        if price is not None and cost is not None and price < cost:
+            column = "price" if "price" in row.values else "cost"
+            self.problems.add(row.number, column, "The price may not be below the cost.")
+        return self.problems.count == before
+
+    def bring_in(self, values: dict[str, Any], product: Product | None) -> list[tuple[Product, int, str]]:
+        """Create or change the product. Returns the movement of stock it still needs: product, quantity, reason."""
+        facts = dict(values)
+        quantity = facts.pop("quantity_on_hand", None)
+        if "category" in facts:
+            facts["category_id"] = self.category_id(facts.pop("category"))
+        if product is None:
+            product = Product(**facts)
+            db.session.add(product)
+            self.outcome.created += 1
+            return [(product, quantity, "opening")] if quantity else []
+        for name, value in facts.items():
+            setattr(product, name, value)
+        difference = 0 if quantity is None else quantity - product.quantity_on_hand
+        if difference or db.session.is_modified(product):
+            self.outcome.updated += 1
+        else:
+            self.outcome.unchanged += 1
+        return [(product, difference, "count")] if difference else []
+
+    def category_id(self, name: str) -> int:
+        """Id of the category of this name, which is created if there is none."""
+        key = fold(name)
+        if key not in self.category_ids:
+            category = categories.find_by_name(name) or categories.create({"name": name})
+            self.category_ids[key] = category.id
+            db.session.expunge(category)
+        return self.category_ids[key]

@@ -1,0 +1,94 @@
+"""/export and /import: the catalogue and the ledger as files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from flask import Response, current_app, request
+
+from inventory import errors
+from inventory.api import ON_BODY, Blueprint
+from inventory.exchange import importer, service
+from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+blueprint = Blueprint("exchange", __name__, description="The catalogue and the ledger as files.")
+
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+FILE = {"type": "string", "description": "Text in UTF-8."}
+CSV_BODY = {
+    "required": True,
+    "content": {
+        "text/csv": {"schema": FILE},
+        "multipart/form-data": {"schema": {"type": "object", "properties": {"file": FILE}, "required": ["file"]}},
+    },
+}
+
+
+def attachment(body: Iterator[bytes], name: str, file_format: str) -> Response:
+    return Response(
+        body,
+        content_type=MEDIA_TYPES[file_format],
+        headers={"Content-Disposition": f'attachment; filename="{name}.{file_format}"'},
+    )
+
+
+@blueprint.route("/export/products-csv")
+@blueprint.response(200, FILE, content_type="text/csv")
+def export_price_list() -> Response:
+    """Export active products as SKU, Name, Price, Quantity, Reorder Point."""
+    return attachment(service.export_price_list(), "price-list", "csv")
+
+
+@blueprint.route("/export/products")
+@blueprint.arguments(ProductExportQuery, location="query")
+@blueprint.response(200, FILE, content_type="application/x-ndjson")
+@blueprint.response(200, FILE, content_type="text/csv")
+def export_products(query: dict[str, Any]) -> Response:
+    """Export products, by id, as the columns that the import reads, or as JSON lines."""
+    file_format = query.pop("format")
+    return attachment(service.export_products(query, file_format), "products", file_format)
+
+
+@blueprint.route("/export/transactions")
+@blueprint.arguments(TransactionExportQuery, location="query")
+@blueprint.response(200, FILE, content_type="application/x-ndjson")
+@blueprint.response(200, FILE, content_type="text/csv")
+def export_transactions(query: dict[str, Any]) -> Response:
+    """Export the ledger in the order in which it was written."""
+    file_format = query.pop("format")
+    return attachment(service.export_transactions(query, file_format), "transactions", file_format)
+
+
+@blueprint.route("/import/products", methods=["POST"])
+@blueprint.arguments(ImportQuery, location="query")
+@blueprint.response(200, ImportOut)
+@blueprint.doc(requestBody=CSV_BODY)
+@blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
+def import_products(query: dict[str, Any]) -> Any:
+    """Create and update products from a CSV file, all of it or nothing."""
+    with uploaded_file() as file:
+        return importer.import_products(file, **query)
+
+
+@contextmanager
+def uploaded_file() -> Iterator[IO[bytes]]:
+    """The request's file on disk: its upload may be slow, and nothing is locked while it lasts."""
+    request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.UnsupportedEncoding
+    if request.mimetype == "multipart/form-data":
+        if "file" not in request.files:
+            raise errors.ValidationFailed(details={"form": {"file": ["Missing data for required field."]}})
+        yield request.files["file"].stream
+    elif request.mimetype == "text/csv":
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(request.stream, file)
+            yield file
+    else:
+        raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")

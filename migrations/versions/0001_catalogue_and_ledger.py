@@ -1,0 +1,168 @@
+"""Catalogue and ledger
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+big_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+money = sa.Numeric(14, 4).with_variant(sa.BigInteger(), "sqlite")
+moment = sa.DateTime(timezone=True)
+
+
+def folded(length: int) -> sa.types.TypeEngine[str]:
+    return sa.String(3 * length).with_variant(sa.String(3 * length, collation="C"), "postgresql")
+
+
+# Rows of the ledger are written once. TRUNCATE fires no row trigger, so PostgreSQL has a statement trigger as well.
+SQLITE_TRIGGERS = [
+    f"""
+    CREATE TRIGGER transactions_refuse_{event.lower()} BEFORE {event} ON transactions
+    BEGIN SELECT RAISE(ABORT, 'ledger rows are never updated or deleted'); END
+    """
+    for event in ("UPDATE", "DELETE")
+]
+POSTGRESQL_TRIGGERS = [
+    """
+    CREATE FUNCTION transactions_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE EXCEPTION 'ledger rows are never updated or deleted' USING ERRCODE = 'restrict_violation';
+    END $$
+    """,
+    """
+    CREATE TRIGGER transactions_refuse_change BEFORE UPDATE OR DELETE ON transactions
+    FOR EACH ROW EXECUTE FUNCTION transactions_refuse_change()
+    """,
+    """
+    CREATE TRIGGER transactions_refuse_truncate BEFORE TRUNCATE ON transactions
+    FOR EACH STATEMENT EXECUTE FUNCTION transactions_refuse_change()
+    """,
+]
+
+
+def upgrade() -> None:
+    op.create_table(
+        "categories",
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("name", sa.String(100), nullable=False),
+        sa.Column("name_folded", folded(100), nullable=False),
+        sa.Column("description", sa.String(500)),
+        sa.Column("created_at", moment, nullable=False),
+        sa.Column("updated_at", moment, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_categories"),
+        sa.UniqueConstraint("name_folded", name="uq_categories_name_folded"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="ck_categories_name_length"),
+        sa.CheckConstraint("length(description) <= 500", name="ck_categories_description_length"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "products",
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("sku", sa.String(50), nullable=False),
+        sa.Column("sku_folded", folded(50), nullable=False),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("name_folded", folded(200), nullable=False),
+        sa.Column("description", sa.String(1000)),
+        sa.Column("price", money, nullable=False),
+        sa.Column("cost", money),
+        sa.Column("quantity_on_hand", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column("reorder_point", sa.BigInteger(), nullable=False, server_default=sa.text("10")),
+        sa.Column("location", sa.String(50)),
+        sa.Column("category_id", big_id, nullable=False),
+        sa.Column("is_active", sa.Boolean(), nullable=False, server_default=sa.true()),
+        sa.Column("version", sa.BigInteger(), nullable=False, server_default=sa.text("1")),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column("created_at", moment, nullable=False),
+        sa.Column("updated_at", moment, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_products"),
+        sa.UniqueConstraint("sku_folded", name="uq_products_sku_folded"),
+        sa.ForeignKeyConstraint(
+            ["category_id"], ["categories.id"], name="fk_products_category_id_categories", ondelete="RESTRICT"
+        ),
+        sa.CheckConstraint("length(sku) BETWEEN 1 AND 50", name="ck_products_sku_length"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_products_name_length"),
+        sa.CheckConstraint("length(description) <= 1000", name="ck_products_description_length"),
+        sa.CheckConstraint("length(location) <= 50", name="ck_products_location_length"),
+        sa.CheckConstraint("price > 0", name="ck_products_price_positive"),
+        sa.CheckConstraint("cost >= 0", name="ck_products_cost_not_negative"),
+        sa.CheckConstraint("price >= cost", name="ck_products_price_not_below_cost"),
+        sa.CheckConstraint("quantity_on_hand BETWEEN 0 AND 1000000000000", name="ck_products_quantity_on_hand_bounds"),
+        sa.CheckConstraint("reorder_point >= 0", name="ck_products_reorder_point_not_negative"),
+        sqlite_autoincrement=True,
+        # Room on each page for the row's next version, so that a movement need not touch the indexes.
+        postgresql_with={"fillfactor": 80},
+    )
+    op.create_table(
+        "transactions",
+        sa.Column("id", big_id, primary_key=True),
+        sa.Column("product_id", big_id, nullable=False),
+        sa.Column("transaction_type", sa.String(10), nullable=False),
+        sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.Column("delta", sa.BigInteger(), nullable=False),
+        sa.Column("balance_after", sa.BigInteger(), nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.String(10)),
+        sa.Column("reference", sa.String(100)),
+        sa.Column("notes", sa.String(500)),
+        sa.Column("reverses_id", big_id),
+        sa.Column("batch_id", sa.String(36)),
+        sa.Column("actor", sa.String(100)),
+        sa.Column("created_at", moment, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_transactions"),
+        sa.UniqueConstraint("product_id", "seq", name="uq_transactions_product_id_seq"),
+        sa.UniqueConstraint("reverses_id", name="uq_transactions_reverses_id"),
+        sa.ForeignKeyConstraint(
+            ["product_id"], ["products.id"], name="fk_transactions_product_id_products", ondelete="RESTRICT"
+        ),
+        sa.ForeignKeyConstraint(
+            ["reverses_id"],
+            ["transactions.id"],
+            name="fk_transactions_reverses_id_transactions",
+            ondelete="RESTRICT",
+        ),
+        sa.CheckConstraint(
+            "transaction_type IN ('purchase', 'sale', 'adjustment')",
+            name="ck_transactions_transaction_type_known",
+        ),
+        sa.CheckConstraint(
+            "reason IN ('opening', 'count', 'damage', 'loss', 'return', 'reversal', 'import', 'other')",
+            name="ck_transactions_reason_known",
+        ),
+        sa.CheckConstraint(
+            "transaction_type <> 'adjustment' OR reason IS NOT NULL",
+            name="ck_transactions_adjustment_has_reason",
+        ),
+        sa.CheckConstraint("transaction_type = 'adjustment' OR quantity > 0", name="ck_transactions_quantity_positive"),
+        sa.CheckConstraint("quantity <> 0 OR reason = 'count'", name="ck_transactions_zero_only_for_count"),
+        sa.CheckConstraint(
+            "delta = CASE transaction_type WHEN 'sale' THEN -quantity ELSE quantity END",
+            name="ck_transactions_delta_follows_type",
+        ),
+        sa.CheckConstraint("balance_after BETWEEN 0 AND 1000000000000", name="ck_transactions_balance_after_bounds"),
+        sa.CheckConstraint("seq >= 1", name="ck_transactions_seq_positive"),
+        sa.CheckConstraint("length(reference) <= 100", name="ck_transactions_reference_length"),
+        sa.CheckConstraint("length(notes) <= 500", name="ck_transactions_notes_length"),
+        sqlite_autoincrement=True,
+    )
+    for statement in SQLITE_TRIGGERS if op.get_context().dialect.name == "sqlite" else POSTGRESQL_TRIGGERS:
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Drop the tables, unless the ledger holds rows: what was recorded is not lost by a wrong command."""
+    if not op.get_context().as_sql and op.get_bind().scalar(sa.text("SELECT count(*) FROM transactions")):
+        raise SystemExit("The ledger has rows, and this would destroy them. Export them and drop the database by hand.")
+    op.drop_table("transactions")
+    op.drop_table("products")
+    op.drop_table("categories")
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION transactions_refuse_change()")

@@ -1,0 +1,108 @@
+"""Fixtures: every test gets a database of its own, copied from a migrated template, on each engine in turn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inventory import create_app
+from inventory.db import db
+from tests import postgresql
+from tests.servers import Gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flask import Flask
+    from flask.testing import FlaskClient
+
+REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",") if name]
+SERVER = postgresql.find_server()
+ENGINES = ["sqlite", "postgresql"] if SERVER else ["sqlite"]
+
+
+def pytest_configure() -> None:
+    if missing := set(REQUIRED) - set(ENGINES):
+        pytest.exit(f"required, but not reachable: {', '.join(missing)}; see TEST_DATABASE_URL", returncode=3)
+
+
+def pytest_report_header() -> str:
+    return f"engines: {', '.join(ENGINES)}"
+
+
+def migrate(url: str) -> None:
+    from flask_migrate import upgrade  # noqa: PLC0415 - it is slow to import, and needed once
+
+    app = create_app({"DATABASE_URL": url})
+    with app.app_context():
+        upgrade()
+        db.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template() -> Iterator[str]:
+    assert SERVER is not None
+    with postgresql.new_database(SERVER) as name:
+        migrate(SERVER.url(name))
+        yield name
+
+
+@pytest.fixture(params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def empty_database_url(engine_name: str, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if engine_name == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        assert SERVER is not None
+        with postgresql.new_database(SERVER) as name:
+            yield SERVER.url(name)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Path) -> Iterator[str]:
+    """A migrated, empty database."""
+    if engine_name == "sqlite":
+        copy = tmp_path / "inventory.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        yield f"sqlite:///{copy}"
+    else:
+        assert SERVER is not None
+        with postgresql.new_database(SERVER, request.getfixturevalue("postgresql_template")) as name:
+            yield SERVER.url(name)
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Flask]:
+    app = create_app({"DATABASE_URL": database_url, "TESTING": True})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def server(database_url: str) -> Iterator[Gunicorn]:
+    """The service as it runs in production: gunicorn with two workers, on a free port of loopback."""
+    with Gunicorn(database_url) as running:
+        yield running
