@@ -225,3 +225,7 @@ class Sort(fields.String):
         if len(set(names)) < len(names):
             raise ValidationError("Names a column twice.")
         return terms
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        """The notation of a request, in which OpenAPI states the default."""
+        return ",".join(value)
