@@ -263,6 +263,8 @@ def page_path(query: Mapping[str, str | int]) -> str:
 
 def refuse_stray_parameters() -> None:
     """A query parameter that does not exist, or stands twice, is refused, also where none is taken at all."""
+    if flask.request.routing_exception is not None:
+        return
     view = flask.current_app.view_functions.get(flask.request.endpoint or "")
     problems = {name: ["Given more than once."] for name, values in flask.request.args.lists() if len(values) > 1}
     if view is not None and not hasattr(view, TAKES_QUERY):
