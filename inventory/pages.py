@@ -70,7 +70,7 @@ def paginate(
     names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
     terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
     total = count_rows(statement) if request.include_total else None
-    backward, position = decode_cursor(request.cursor, names, terms) if request.cursor else (False, None)
+    backward, position = decode_cursor(request.cursor, names, terms) if request.cursor is not None else (False, None)
     page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
     if position is not None:
         page = page.where(after(terms, position, backward=backward))
