@@ -47,6 +47,8 @@ class OrjsonProvider(DefaultJSONProvider):
 class IdConverter(IntegerConverter):
     """An id in a path. Numbers past the largest BIGINT name no row, so they are read as that largest one."""
 
+    regex = "[0-9]+"  # the base class takes the digits of every script
+
     def to_python(self, value: str) -> int:
         return min(int(value[:40]), MAX_ID)
 
