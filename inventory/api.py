@@ -53,19 +53,23 @@ class IdConverter(IntegerConverter):
         return min(int(value[:40]), MAX_ID)
 
 
+def refuse_encodings(request: Request) -> None:
+    """Raise UnsupportedEncoding for a body that says it is compressed, or text in anything but UTF-8."""
+    compressed = request.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if compressed or request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise errors.UnsupportedEncoding
+
+
 class Parser(FlaskParser):
     """Reads bodies with orjson and reports every problem as an error of ours."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        if req.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise errors.UnsupportedEncoding
         body = req.get_data(cache=True)
         if body and not core.is_json(req.mimetype):
             raise errors.UnsupportedMediaType
-        if req.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-            raise errors.UnsupportedEncoding
+        refuse_encodings(req)
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
