@@ -67,6 +67,8 @@ class Parser(FlaskParser):
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         body = req.get_data(cache=True)
+        # A body without a Content-Length is cut off at the limit; reading on is what raises 413.
+        req.stream.read(1)
         if body and not core.is_json(req.mimetype):
             raise errors.UnsupportedMediaType
         refuse_encodings(req)
