@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory import seed as demo
+from inventory.database_errors import from_database
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import FORMATS, MODES
 
@@ -51,7 +52,7 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
         except errors.ServiceError as error:
             raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
         except DBAPIError as error:
-            raise click.ClickException(errors.from_database(error).message) from None
+            raise click.ClickException(from_database(error).message) from None
 
     return wrapper
 

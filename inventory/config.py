@@ -13,7 +13,7 @@ from marshmallow import ValidationError, fields, validate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from inventory.schemas import Choice, Integer, TextSchema
+from inventory.schemas import Choice, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +63,10 @@ class Settings(TextSchema):
         load_default=30_000,
         validate=validate.Range(1, 3_600_000),
         metadata={"description": "how long one PostgreSQL statement may run"},
+    )
+    INVENTORY_REQUIRE_IDEMPOTENCY_KEY = Flag(
+        load_default=False,
+        metadata={"description": "whether every POST that moves stock must carry an Idempotency-Key"},
     )
     INVENTORY_MAX_BODY_BYTES = Integer(
         load_default=4 * MEBIBYTE,

@@ -6,13 +6,14 @@ instead of failing on a lock upgrade; a read begins with BEGIN DEFERRED and sees
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import event, func, select
 
 try:
     import pysqlite3 as sqlite_driver
@@ -137,6 +138,16 @@ def begin_snapshot(session: Session) -> None:
     """Begin a read-only transaction whose statements all see the same moment."""
     session.rollback()
     session.connection(execution_options=snapshot_options(session.get_bind().dialect.name))
+
+
+def hold(session: Session, name: str) -> None:
+    """Wait until no other transaction holds ``name``, then hold it until this one ends.
+
+    SQLite needs no more than its one write lock, which the transaction has.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(number)))
 
 
 def snapshot_options(dialect: str) -> dict[str, Any]:

@@ -107,14 +107,25 @@ def links(
 
 def encode_cursor(names: Sequence[str], row: Row[Any], *, backward: bool) -> str:
     values = [getattr(row, f"sort_{index}") for index in range(len(names))]
-    content = orjson.dumps([list(names), backward, values], default=str)
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+    return pack([list(names), backward, values])
+
+
+def pack(position: list[Any]) -> str:
+    """A position in a list as opaque text."""
+    return base64.urlsafe_b64encode(orjson.dumps(position, default=str)).rstrip(b"=").decode()
+
+
+def unpack(cursor: str) -> Any:
+    """What ``pack`` was given. Raises InvalidCursor."""
+    try:
+        return orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+    except ValueError:
+        raise InvalidCursor from None
 
 
 def decode_cursor(cursor: str, names: Sequence[str], terms: Sequence[Term]) -> tuple[bool, list[Any]]:
     try:
-        content = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        cursor_names, backward, values = orjson.loads(content)
+        cursor_names, backward, values = unpack(cursor)
         if cursor_names != list(names) or not isinstance(backward, bool):
             raise InvalidCursor
         position = [restore(term, value) for term, value in zip(terms, values, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, Blueprint
+from inventory.api import ON_BODY, ON_KEY, Blueprint
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
+from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,11 +71,21 @@ def export_transactions(query: dict[str, Any]) -> Response:
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
 @blueprint.doc(requestBody=CSV_BODY)
+@blueprint.document(IDEMPOTENCY_KEY, *ON_KEY)
 @blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
 def import_products(query: dict[str, Any]) -> Any:
     """Create and update products from a CSV file, all of it or nothing."""
     with uploaded_file() as file:
-        return importer.import_products(file, **query)
+        key = None if query["dry_run"] else idempotency_key([query, digest(file)])
+        return importer.import_products(file, **query, key=key)
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of a whole file."""
+    whole = hashlib.sha256()
+    while block := file.read(1 << 20):
+        whole.update(block)
+    return whole.hexdigest()
 
 
 @contextmanager
@@ -89,6 +101,7 @@ def uploaded_file() -> Iterator[IO[bytes]]:
     elif request.mimetype == "text/csv":
         with tempfile.TemporaryFile() as file:
             shutil.copyfileobj(request.stream, file)
+            file.seek(0)
             yield file
     else:
         raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
