@@ -19,6 +19,7 @@ from inventory import seed as demo
 from inventory.database_errors import from_database
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import FORMATS, MODES
+from inventory.transactions import verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -150,6 +151,39 @@ def write(chunks: Iterator[bytes], output: IO[bytes], row_count: int) -> None:
             bar.update(chunk.count(b"\n"))
 
 
+@click.command("verify")
+@click.option("--product", "product_id", type=click.IntRange(1), help="Check only the product with this id.")
+@as_json
+@with_appcontext
+def verify(product_id: int | None, machine_readable: bool) -> None:
+    """Recompute every product's stock from the ledger and compare.
+
+    Reads one snapshot, so it may run while the service does. Exits with 0 if all is sound, with 1 and a line for each
+    finding if not, and with 2 if it could not look.
+    """
+    findings: list[verification.Finding] = []
+
+    def report_finding(finding: verification.Finding) -> None:
+        if machine_readable:
+            findings.append(finding)
+        else:
+            where = "" if finding.seq is None else f", seq {finding.seq}"
+            click.echo(f"product {finding.product_id} ({finding.sku}){where}: {finding.problem}")
+
+    try:
+        with progress_bar(verification.count_rows(product_id), "Verifying") as bar:
+            verdict = verification.verify(product_id, report_finding, bar.update)
+    except DBAPIError as error:
+        click.echo(f"Error: {from_database(error).message}", err=True)
+        sys.exit(2)
+    if product_id is not None and not verdict.products:
+        click.echo("Error: there is no product with this id.", err=True)
+        sys.exit(2)
+    listed = {"problems": [asdict(finding) for finding in findings]} if machine_readable else {}
+    report(asdict(verdict) | listed, machine_readable=machine_readable)
+    sys.exit(1 if verdict.findings else 0)
+
+
 def init_app(app: Flask) -> None:
-    for command in (seed, import_group, export_group):
+    for command in (seed, verify, import_group, export_group):
         app.cli.add_command(command)

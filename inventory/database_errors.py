@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from inventory.errors import (
     AlreadyReversed,
     DatabaseBusy,
+    DatabaseNotMigrated,
     DatabaseUnavailable,
     DuplicateCategory,
     DuplicateSku,
@@ -30,12 +31,15 @@ BY_CONSTRAINT: dict[str, type[ServiceError]] = {
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html. 55P03 lock_not_available,
 # 57014 query_canceled (statement_timeout), 40001 serialization_failure, 40P01 deadlock_detected,
-# 53100 disk_full, 53300 too_many_connections, 25006 read_only_sql_transaction.
+# 42P01 undefined_table, 42703 undefined_column, 53100 disk_full, 53300 too_many_connections,
+# 25006 read_only_sql_transaction.
 BY_SQLSTATE: dict[str, type[ServiceError]] = {
     "55P03": DatabaseBusy,
     "57014": DatabaseBusy,
     "40001": DatabaseBusy,
     "40P01": DatabaseBusy,
+    "42P01": DatabaseNotMigrated,
+    "42703": DatabaseNotMigrated,
     "53100": StorageFull,
     "53300": DatabaseUnavailable,
     "25006": DatabaseUnavailable,
@@ -76,6 +80,8 @@ def from_database(error: DBAPIError) -> ServiceError:
     result_code = getattr(error.orig, "sqlite_errorcode", None)
     if known := BY_SQLITE_CODE.get((result_code or 0) & 0xFF):
         return known()
+    if re.match("no such (table|column)", str(error.orig)):  # SQLite has no code of its own for these
+        return DatabaseNotMigrated()
     if error.connection_invalidated or is_connection_failure(error, sqlstate):
         return DatabaseUnavailable()
     return InternalError()

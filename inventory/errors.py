@@ -259,6 +259,10 @@ class DatabaseUnavailable(ServiceError):
     headers: ClassVar = {"Retry-After": "2"}
 
 
+class DatabaseNotMigrated(DatabaseUnavailable):
+    default_message = "The database is not migrated: run 'flask --app wsgi db upgrade'."
+
+
 class DatabaseBusy(ServiceError):
     status = 503
     slug = "database_busy"
