@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -70,7 +70,7 @@ def paginate(
     names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
     terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
     total = count_rows(statement) if request.include_total else None
-    backward, position = decode_cursor(request.cursor, names, terms) if request.cursor else (False, None)
+    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, names, terms)
     page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
     if position is not None:
         page = page.where(after(terms, position, backward=backward))
@@ -118,22 +118,22 @@ def decode_cursor(cursor: str, names: Sequence[str], terms: Sequence[Term]) -> t
         if cursor_names != list(names) or not isinstance(backward, bool):
             raise InvalidCursor
         position = [restore(term, value) for term, value in zip(terms, values, strict=True)]
-    except (ValueError, TypeError, InvalidOperation):
+    except (ValueError, TypeError, ArithmeticError):
         raise InvalidCursor from None
     return backward, position
 
 
 def restore(term: Term, value: Any) -> Any:
-    """A sort value as its column holds it. Raises ValueError, TypeError or InvalidOperation if it is none."""
+    """A sort value as its column holds it. Raises ValueError, TypeError or ArithmeticError if it is none."""
     python_type = cast("ColumnElement[Any]", term.column).type.python_type
     if python_type is datetime:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise ValueError
-        return moment
+        return moment.astimezone(UTC)
     if python_type is Decimal:
         amount = Decimal(value)
-        if not amount.is_finite() or abs(amount) > 10**10:
+        if not amount.is_finite() or abs(amount) > 10**10 or amount != round(amount, 4):
             raise ValueError
         return amount
     if (
