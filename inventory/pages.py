@@ -55,6 +55,10 @@ class Term:
         past: ColumnElement[bool] = self.column < value if self.descending != backward else self.column > value
         return past
 
+    def not_before(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+        reached: ColumnElement[bool] = self.column <= value if self.descending != backward else self.column >= value
+        return reached
+
     def ordering(self, *, backward: bool) -> ColumnElement[Any]:
         return self.column.desc() if self.descending != backward else self.column.asc()
 
@@ -83,12 +87,15 @@ def paginate(
 
 
 def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
-    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …"""
+    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …
+
+    That the first column is past or level follows from this, but said by itself it lets an index begin there.
+    """
     alternatives = []
     for index, term in enumerate(terms):
         level = [earlier.column == value for earlier, value in zip(terms[:index], position[:index], strict=True)]
         alternatives.append(and_(*level, term.beyond(position[index], backward=backward)))
-    return or_(*alternatives)
+    return and_(terms[0].not_before(position[0], backward=backward), or_(*alternatives))
 
 
 def links(
