@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -37,7 +40,7 @@ to_format = click.option("--format", "file_format", type=click.Choice(FORMATS), 
 to_file = click.option(
     "-o",
     "--output",
-    type=click.File("wb", lazy=True, atomic=True),
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
     default="-",
     help="File to write; it appears only when it is complete. Standard output if not given.",
 )
@@ -128,7 +131,7 @@ def rewound(file: IO[bytes]) -> IO[bytes]:
 @to_file
 @with_appcontext
 @reporting
-def export_products(file_format: str, output: IO[bytes]) -> None:
+def export_products(file_format: str, output: Path) -> None:
     """Write all products, in the columns that 'flask import products' reads."""
     write(service.export_products({}, file_format), output, service.count_products({}))
 
@@ -138,16 +141,16 @@ def export_products(file_format: str, output: IO[bytes]) -> None:
 @to_file
 @with_appcontext
 @reporting
-def export_transactions(file_format: str, output: IO[bytes]) -> None:
+def export_transactions(file_format: str, output: Path) -> None:
     """Write the whole ledger in the order in which it was written."""
     write(service.export_transactions({}, file_format), output, service.count_transactions({}))
 
 
-def write(chunks: Iterator[bytes], output: IO[bytes], row_count: int) -> None:
+def write(chunks: Iterator[bytes], output: Path, row_count: int) -> None:
     """Copy an export out. Every chunk after a heading holds up to CHUNK rows, which is what the bar counts by."""
-    with progress_bar(row_count, "Exporting") as bar:
+    with complete_file(output) as file, progress_bar(row_count, "Exporting") as bar:
         for chunk in chunks:
-            output.write(chunk)
+            file.write(chunk)
             bar.update(chunk.count(b"\n"))
 
 
@@ -182,6 +185,30 @@ def verify(product_id: int | None, machine_readable: bool) -> None:
     listed = {"problems": [asdict(finding) for finding in findings]} if machine_readable else {}
     report(asdict(verdict) | listed, machine_readable=machine_readable)
     sys.exit(1 if verdict.findings else 0)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name only when the block ends well; click's own atomic files take it either way.
+
+    ``-`` is standard output, and a device or a pipe is written to as it is.
+    """
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        return
+    target = path.resolve()
+    takes_name = target.is_file() or not target.exists()
+    written = target.with_name(f".{target.name}.{os.getpid()}") if takes_name else target
+    try:
+        with written.open("wb") as file:
+            yield file
+        if takes_name:
+            written.replace(target)
+    except OSError as error:
+        raise click.ClickException(f"Could not write {path}: {error.strerror}.") from None
+    finally:
+        if takes_name:
+            written.unlink(missing_ok=True)
 
 
 def init_app(app: Flask) -> None:

@@ -62,6 +62,10 @@ class Money(types.TypeDecorator[Decimal]):
     def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
         return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
 
+    @property
+    def python_type(self) -> type[Decimal]:
+        return Decimal
+
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
         if value is None or dialect.name != "sqlite":
             return value
@@ -77,6 +81,10 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        return datetime
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return value.astimezone(UTC) if value is not None else None

@@ -109,7 +109,7 @@ def create(data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any] |
         return as_created(data, queries.get(earlier.transaction_id))
     facts = dict(data)
     quantity = facts.pop("quantity_on_hand", 0)
-    check_price_covers_cost(facts["price"], facts.get("cost"))
+    check_price_covers_cost(facts["price"], facts.get("cost"), field="price")
     categories.hold(facts["category_id"])
     refuse_duplicate(facts["sku"])
     product = Product(**facts)
@@ -143,7 +143,8 @@ def update(product_id: int, changes: Mapping[str, Any], tags: frozenset[str] | N
     facts = dict(changes)
     product = get_for_update(product_id, tags)
     quantity = facts.pop("quantity_on_hand", product.quantity_on_hand)
-    check_price_covers_cost(facts.get("price", product.price), facts.get("cost", product.cost))
+    field = "price" if "price" in facts else "cost"
+    check_price_covers_cost(facts.get("price", product.price), facts.get("cost", product.cost), field=field)
     if "category_id" in facts:
         categories.hold(facts["category_id"])
     if "sku" in facts:
@@ -181,6 +182,7 @@ def refuse_duplicate(sku: str, other_than: int | None = None) -> None:
         raise errors.DuplicateSku
 
 
-def check_price_covers_cost(price: Decimal, cost: Decimal | None) -> None:
+def check_price_covers_cost(price: Decimal, cost: Decimal | None, *, field: str) -> None:
+    """Raise ValidationFailed for a price below the cost; ``field`` is the one of the two that was sent."""
     if cost is not None and price < cost:
-        raise errors.ValidationFailed(details={"json": {"price": ["May not be below cost."]}})
+        raise errors.ValidationFailed(details={"json": {field: ["The price may not be below the cost."]}})
