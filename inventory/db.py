@@ -59,12 +59,12 @@ class Money(types.TypeDecorator[Decimal]):
     cache_ok = True
     SCALE = 10_000
 
-    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
-        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
-
     @property
     def python_type(self) -> type[Decimal]:
         return Decimal
+
+    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
         if value is None or dialect.name != "sqlite":

@@ -95,7 +95,8 @@ class Money(fields.Decimal):
             amount = Decimal(repr(value))
         else:
             raise self.make_error("invalid")
-        if amount.is_finite() and amount != round(amount, 4) and abs(amount) <= MAX_MONEY:
+        # Rounding is an error above 28 digits, and what is past the bounds is refused by them anyway.
+        if abs(amount) <= MAX_MONEY and amount != round(amount, 4):
             raise self.make_error("decimals")
         return amount
 
@@ -224,3 +225,7 @@ class Sort(fields.String):
         if len(set(names)) < len(names):
             raise ValidationError("Names a column twice.")
         return terms
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        """The notation of a request, in which OpenAPI states the default."""
+        return ",".join(value)

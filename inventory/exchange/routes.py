@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, ON_KEY, Blueprint
+from inventory.api import ON_BODY, ON_KEY, Blueprint, refuse_encodings
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
 from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
@@ -92,8 +92,7 @@ def digest(file: IO[bytes]) -> str:
 def uploaded_file() -> Iterator[IO[bytes]]:
     """The request's file on disk: its upload may be slow, and nothing is locked while it lasts."""
     request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise errors.UnsupportedEncoding
+    refuse_encodings(request)
     if request.mimetype == "multipart/form-data":
         if "file" not in request.files:
             raise errors.ValidationFailed(details={"form": {"file": ["Missing data for required field."]}})

@@ -30,7 +30,7 @@ class ProductIn(BaseSchema):
     sku = Text(required=True, max_length=50, metadata={"description": "Unique without regard to case."})
     name = Text(required=True, max_length=200)
     description = Text(max_length=1000, allow_none=True, load_default=None, multiline=True)
-    price = Money(required=True, validate=not_below(0, exclusive=True))
+    price = Money(required=True, validate=not_below(0, exclusive=True), metadata={"exclusiveMinimum": 0})
     cost = Money(
         allow_none=True,
         load_default=None,
