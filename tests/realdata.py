@@ -21,6 +21,13 @@ def read(name: str) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
+def has(folder: str) -> bool:
+    return (FOLDER / folder).is_dir()
+
+
+def absence(folder: str) -> str:
+    return f"the real data {folder} is not in {Path('..', 'shared', 'data')}"
+
+
 def needs(folder: str) -> pytest.MarkDecorator:
-    reason = f"the real data {folder} is not in {Path('..', 'shared', 'data')}"
-    return pytest.mark.skipif(not (FOLDER / folder).is_dir(), reason=reason)
+    return pytest.mark.skipif(not has(folder), reason=absence(folder))
