@@ -7,6 +7,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from inventory.categories import service as categories
 from inventory.db import db, fold, unit_of_work
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CHUNK = 500
+ATTEMPTS = 3
 REQUIRED_WHEN_NEW = ("name", "price", "category")
 
 
@@ -45,6 +47,13 @@ def import_products(
     """
     source, problems = ProductFile(file), Problems()
     source.check(problems)
+    for _attempt in range(ATTEMPTS - 1):
+        try:
+            return apply(source, problems, mode=mode, dry_run=dry_run, progress=progress)
+        except IntegrityError:
+            # The rows themselves are sound, so another writer just created the same SKU or category, or deleted the
+            # category; this time it is seen before it is in the way.
+            continue
     return apply(source, problems, mode=mode, dry_run=dry_run, progress=progress)
 
 
