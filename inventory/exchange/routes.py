@@ -15,7 +15,9 @@ from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from werkzeug.datastructures import FileStorage
 
 blueprint = Blueprint("exchange", __name__, description="The catalogue and the ledger as files.")
 
@@ -83,12 +85,29 @@ def uploaded_file() -> Iterator[IO[bytes]]:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise errors.UnsupportedEncoding
     if request.mimetype == "multipart/form-data":
-        if "file" not in request.files:
-            raise errors.ValidationFailed(details={"form": {"file": ["Missing data for required field."]}})
-        yield request.files["file"].stream
+        file = only_file()
+        refuse_other_charset(file.mimetype_params)
+        yield file.stream
     elif request.mimetype == "text/csv":
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(request.stream, file)
-            yield file
+        refuse_other_charset(request.mimetype_params)
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(request.stream, copy)
+            yield copy
     else:
         raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
+
+
+def only_file() -> FileStorage:
+    """The form's one file. Whatever else it holds is refused: an ignored ``dry_run`` would be a real import."""
+    problems = {name: ["Unknown field."] for name in (*request.form, *request.files) if name != "file"}
+    files = request.files.getlist("file")
+    if len(files) != 1:
+        problems["file"] = ["Given more than once." if files else "Missing data for required field."]
+    if problems:
+        raise errors.ValidationFailed(details={"form": problems})
+    return files[0]
+
+
+def refuse_other_charset(parameters: Mapping[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise errors.UnsupportedEncoding
