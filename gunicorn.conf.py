@@ -3,10 +3,11 @@
 import os
 from typing import Any
 
-from inventory import config
+from inventory.config import load
 
 # Read here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
-settings = config.load()
+# The module itself may not be imported by its name: gunicorn would take ``config`` for its own setting of that name.
+settings = load()
 
 bind = "127.0.0.1:8000"
 workers = settings["INVENTORY_WORKERS"]

@@ -64,8 +64,13 @@ class IdConverter(IntegerConverter):
 
 def refuse_encodings(request: Request) -> None:
     """Raise UnsupportedEncoding for a body that says it is compressed, or text in anything but UTF-8."""
-    compressed = request.headers.get("Content-Encoding", "identity").lower() != "identity"
-    if compressed or request.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.UnsupportedEncoding
+    refuse_other_charset(request.mimetype_params)
+
+
+def refuse_other_charset(parameters: Mapping[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
         raise errors.UnsupportedEncoding
 
 

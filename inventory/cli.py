@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+BLOCK = 1024 * 1024
 
 import_group = AppGroup("import", help="Read data in from a file.")
 export_group = AppGroup("export", help="Write data out to a file.")
@@ -115,7 +117,7 @@ def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable:
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(file, copy)
         # Every row is one line at least, so that the bar may only be early.
-        length = sum(1 for _line in rewound(copy)) - 1
+        length = sum(block.count(b"\n") for block in iter(partial(rewound(copy).read, BLOCK), b""))
         with progress_bar(length, "Importing") as bar:
             outcome = importer.import_products(copy, mode=mode, dry_run=dry_run, progress=bar.update)
     report(asdict(outcome), machine_readable=machine_readable)
