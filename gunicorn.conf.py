@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from inventory import config
+from inventory.config import load
 
 # Read here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
-settings = config.load()
+settings = load()
 
 bind = "127.0.0.1:8000"
 workers = settings["INVENTORY_WORKERS"]
