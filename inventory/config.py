@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "INVENTORY_"
 MEBIBYTE = 1024 * 1024
+DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
 
 
 class ConfigError(SystemExit):
@@ -28,10 +29,10 @@ class ConfigError(SystemExit):
 
 def check_database_url(value: str) -> None:
     try:
-        backend = make_url(value).get_backend_name()
-    except ArgumentError:
-        backend = ""
-    if backend not in {"sqlite", "postgres", "postgresql"}:
+        driver = make_url(value).drivername
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        driver = ""
+    if driver not in DRIVERS:
         raise ValidationError("Not a sqlite:///… or postgresql://… URL.")
 
 
