@@ -51,9 +51,18 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
         except errors.ServiceError as error:
             raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
         except DBAPIError as error:
-            raise click.ClickException(errors.from_database(error).message) from None
+            refusal = errors.from_database(error)
+            raise click.ClickException(refusal.message if refusal.status < 500 else explain(error)) from None
 
     return wrapper
+
+
+def explain(error: DBAPIError) -> str:
+    """The database's own words in one line, which are for whoever runs the service and never for its clients."""
+    unknown = isinstance(errors.from_database(error), errors.InternalError)
+    hint = "; is it migrated (flask --app wsgi db upgrade)?" if unknown else ""
+    words = str(error.orig).partition("\n")[0]
+    return f"The database says: {words}{hint}"
 
 
 def problem_lines(error: errors.ServiceError) -> Iterator[str]:
