@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory import seed as demo
+from inventory.db import db
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import FORMATS, MODES
 
@@ -62,7 +63,7 @@ def explain(error: DBAPIError) -> str:
     unknown = isinstance(errors.from_database(error), errors.InternalError)
     hint = "; is it migrated (flask --app wsgi db upgrade)?" if unknown else ""
     words = str(error.orig).partition("\n")[0]
-    return f"The database says: {words}{hint}"
+    return f"The database {db.engine.url.database} says: {words}{hint}"
 
 
 def problem_lines(error: errors.ServiceError) -> Iterator[str]:

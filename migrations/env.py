@@ -24,7 +24,7 @@ def run_migrations_online() -> None:
         if unknown and getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
         words = str(error.orig).partition("\n")[0]
-        raise CommandError(f"The database says: {words}") from None
+        raise CommandError(f"The database {database.engine.url.database} says: {words}") from None
 
 
 def run_in_one_transaction() -> None:
