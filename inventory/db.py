@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from inventory import engines
+from inventory.config import ConfigError
 from inventory.errors import PreconditionFailed
 
 if TYPE_CHECKING:
@@ -161,7 +162,10 @@ db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 def init_app(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engines.options(app.config)
-    db.init_app(app)
+    try:
+        db.init_app(app)
+    except OSError as error:
+        raise ConfigError(f"inventory: cannot start, no folder for the SQLite file: {error}") from None
     with app.app_context():
         engines.configure(db.engine, busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
 
