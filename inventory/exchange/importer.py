@@ -160,8 +160,7 @@ class Importer:
             column = "price" if "price" in row.values else "cost"
             self.problems.add(row.number, column, "The price may not be below the cost.")
         if abs(difference(row.values, product)) > MAX_QUANTITY:
-            message = f"One row of the ledger moves at most {MAX_QUANTITY} units."
-            self.problems.add(row.number, "quantity_on_hand", message)
+            self.problems.add(row.number, "quantity_on_hand", ledger.TOO_FAR)
         return self.problems.count == before
 
     def bring_in(self, values: dict[str, Any], product: Product | None) -> list[tuple[Product, int, str]]:
