@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory.db import Base
-from inventory.engines import WRITE
+from inventory.engines import WRITE, begin_migration
 
 database = current_app.extensions["migrate"].db
 INSUFFICIENT_PRIVILEGE = "42501"  # the role may not create tables in the schema public, say
@@ -37,6 +37,7 @@ def run_in_one_transaction() -> None:
             transaction_per_migration=False,
         )
         with context.begin_transaction():
+            begin_migration(connection)
             context.run_migrations()
 
 
