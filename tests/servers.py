@@ -76,7 +76,11 @@ class Gunicorn:
         return Path(self.log.name).read_text()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -10,12 +11,15 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, Blueprint, refuse_encodings
+from inventory.api import ON_BODY, ON_KEY, Blueprint, refuse_encodings, refuse_other_charset
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
+from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from werkzeug.datastructures import FileStorage
 
 blueprint = Blueprint("exchange", __name__, description="The catalogue and the ledger as files.")
 
@@ -69,11 +73,21 @@ def export_transactions(query: dict[str, Any]) -> Response:
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
 @blueprint.doc(requestBody=CSV_BODY)
+@blueprint.document(IDEMPOTENCY_KEY, *ON_KEY)
 @blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
 def import_products(query: dict[str, Any]) -> Any:
     """Create and update products from a CSV file, all of it or nothing."""
     with uploaded_file() as file:
-        return importer.import_products(file, **query)
+        key = None if query["dry_run"] else idempotency_key([query, digest(file)])
+        return importer.import_products(file, **query, key=key)
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of a whole file."""
+    whole = hashlib.sha256()
+    while block := file.read(1 << 20):
+        whole.update(block)
+    return whole.hexdigest()
 
 
 @contextmanager
@@ -82,12 +96,24 @@ def uploaded_file() -> Iterator[IO[bytes]]:
     request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
     refuse_encodings(request)
     if request.mimetype == "multipart/form-data":
-        if "file" not in request.files:
-            raise errors.ValidationFailed(details={"form": {"file": ["Missing data for required field."]}})
-        yield request.files["file"].stream
+        file = only_file()
+        refuse_other_charset(file.mimetype_params)
+        yield file.stream
     elif request.mimetype == "text/csv":
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(request.stream, file)
-            yield file
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(request.stream, copy)
+            copy.seek(0)
+            yield copy
     else:
         raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
+
+
+def only_file() -> FileStorage:
+    """The form's one file. Whatever else it holds is refused: an ignored ``dry_run`` would be a real import."""
+    problems = {name: ["Unknown field."] for name in (*request.form, *request.files) if name != "file"}
+    files = request.files.getlist("file")
+    if len(files) != 1:
+        problems["file"] = ["Given more than once." if files else "Missing data for required field."]
+    if problems:
+        raise errors.ValidationFailed(details={"form": problems})
+    return files[0]
