@@ -120,7 +120,11 @@ class BatchIn(BaseSchema):
 
     @pre_load
     def accept_bare_array(self, data: Any, **_kwargs: Any) -> Any:
-        return {"lines": data} if isinstance(data, list) else data
+        body = {"lines": data} if isinstance(data, list) else data
+        # Counted before any of them is read: looking at a million lines takes a minute.
+        if isinstance(body, dict) and isinstance(body.get("lines"), list) and len(body["lines"]) > MAX_LINES:
+            raise ValidationError(f"More than {MAX_LINES} lines.", "lines")
+        return body
 
 
 class BatchOut(BaseSchema):
