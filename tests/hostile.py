@@ -134,6 +134,7 @@ def hostile_objects(schema: Schema, sound: Any) -> Iterator[tuple[str, str]]:
 def hostile_arrays(schema: Schema, sound: Any) -> Iterator[tuple[str, str]]:
     items = [orjson.dumps(item).decode() for item in sound]
     yield "too many items", json_array(items * (schema["maxItems"] // len(items) + 1))
+    yield "a million items", json_array(["1"] * 1_000_000)
     if "minItems" in schema:
         yield "no items", json_array([])
     for position, item in enumerate(sound):
