@@ -3,11 +3,10 @@
 import os
 from typing import Any
 
-from inventory.config import load
+from inventory import create_app
 
-# Read here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
-# The module itself may not be imported by its name: gunicorn would take ``config`` for its own setting of that name.
-settings = load()
+# Made here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
+settings = create_app().config
 
 bind = "127.0.0.1:8000"
 workers = settings["INVENTORY_WORKERS"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 from flask_migrate import Migrate
 
-from inventory import api, cli, config, db, docs, errors, health
+from inventory import api, cli, config, db, docs, handlers, health
 from inventory.categories.routes import blueprint as categories
 from inventory.exchange.routes import blueprint as exchange
 from inventory.products.routes import blueprint as products
@@ -25,11 +25,11 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
     Opens no connection. Raises ConfigError for a setting that is unknown or invalid.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config |= docs.openapi_settings() | config.load(overrides)
     db.init_app(app)
     Migrate(app, db.db, directory=str(MIGRATIONS))
-    errors.init_app(app)
+    handlers.init_app(app)
     smorest = api.init_app(app)
     for blueprint in (categories, products, transactions, exchange, health.blueprint):
         smorest.register_blueprint(blueprint)

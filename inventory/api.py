@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-from urllib.parse import urlencode
 
 import flask
 import flask_smorest
@@ -18,15 +17,25 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import IntegerConverter
 
 from inventory import errors
+from inventory.headers import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    PAGE_HEADERS,
+    answer_conditionally,
+    idempotency_key,
+    mark_replay,
+    page_headers,
+)
 from inventory.pages import Page, PageRequest
 from inventory.schemas import MAX_ID, BaseSchema, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flask import Flask, Request
     from marshmallow import Schema
-    from werkzeug.sansio.response import Response
+    from werkzeug.wrappers import Response
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -47,8 +56,22 @@ class OrjsonProvider(DefaultJSONProvider):
 class IdConverter(IntegerConverter):
     """An id in a path. Numbers past the largest BIGINT name no row, so they are read as that largest one."""
 
+    regex = "[0-9]+"  # the base class takes the digits of every script
+
     def to_python(self, value: str) -> int:
         return min(int(value[:40]), MAX_ID)
+
+
+def refuse_encodings(request: Request) -> None:
+    """Raise UnsupportedEncoding for a body that says it is compressed, or text in anything but UTF-8."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.UnsupportedEncoding
+    refuse_other_charset(request.mimetype_params)
+
+
+def refuse_other_charset(parameters: Mapping[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise errors.UnsupportedEncoding
 
 
 class Parser(FlaskParser):
@@ -57,20 +80,21 @@ class Parser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        if req.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise errors.UnsupportedEncoding
         body = req.get_data(cache=True)
+        if not body and getattr(schema, "body_optional", False):
+            return {}
         if body and not core.is_json(req.mimetype):
             raise errors.UnsupportedMediaType
-        if req.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-            raise errors.UnsupportedEncoding
+        refuse_encodings(req)
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             raise errors.MalformedJson from None
 
     def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise errors.ValidationFailed(details=error.messages_dict)
+        # Positions in a list are numbers in marshmallow's messages; a JSON object's keys are text.
+        details = orjson.loads(orjson.dumps(error.messages_dict, option=orjson.OPT_NON_STR_KEYS))
+        raise errors.ValidationFailed(details=details)
 
 
 class PageQuery(TextSchema):
@@ -114,18 +138,6 @@ class ErrorSchema(BaseSchema):
     details = fields.Dict(metadata={"description": "Facts, where there are any."})
 
 
-PAGE_HEADERS = {
-    "Link": {
-        "description": 'Addresses of the neighbouring pages, `rel="next"` and `rel="prev"` (RFC 8288).',
-        "schema": {"type": "string"},
-    },
-    "X-Total-Count": {
-        "description": "Number of all rows, with `include_total=true`.",
-        "schema": {"type": "integer"},
-    },
-}
-LOCATION_HEADER = {"Location": {"description": "Path of what was created.", "schema": {"type": "string"}}}
-
 # Any request can meet these.
 ALWAYS = (errors.ValidationFailed, errors.InternalError, errors.DatabaseUnavailable, errors.DatabaseBusy)
 ON_BODY = (
@@ -135,6 +147,12 @@ ON_BODY = (
     errors.UnsupportedMediaType,
 )
 ON_WRITE = (errors.StorageFull,)
+ON_KEY = (
+    errors.IdempotencyKeyRequired,
+    errors.InvalidIdempotencyKey,
+    errors.IdempotencyKeyReused,
+    errors.IdempotencyInProgress,
+)
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
@@ -144,7 +162,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks.append(self._prepare_errors_doc)
+        self._prepare_doc_cbks.append(self._prepare_headers_and_errors_doc)
 
     def route(self, rule: str, **options: Any) -> Callable[[F], F]:
         decorator: Callable[[F], F] = super().route(rule, **options)
@@ -172,6 +190,34 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         return decorator
 
+    def idempotent(self, view: F) -> F:
+        """Hand the view the request's idempotency key, with a fingerprint of all its arguments, as ``key``."""
+
+        @wraps(view)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            rehearsal = any(isinstance(arg, dict) and arg.get("dry_run") for arg in args)
+            key = None if rehearsal else idempotency_key([args, kwargs])
+            return view(*args, **kwargs, key=key)
+
+        return self.document(IDEMPOTENCY_KEY, *ON_KEY)(wrapper)  # type: ignore[return-value]
+
+    def document(self, parameter: Mapping[str, Any], *classes: type[errors.ServiceError]) -> Callable[[F], F]:
+        """Document a header that a view reads, and what it may raise on its account."""
+
+        def decorator(view: F) -> F:
+            return annotated(view, headers=[parameter], errors=classes)
+
+        return decorator
+
+    def conditional(self, view: F) -> F:
+        """Document If-Match on a view that changes something; the view asks ``if_match`` for it."""
+        return self.document(IF_MATCH, errors.PreconditionFailed)(view)
+
+    def revalidated(self, view: F) -> F:
+        """Document If-None-Match on a view whose answer has an ETag."""
+        document: Callable[[F], F] = self.alt_response(304, description="Unchanged")
+        return document(self.document(IF_NONE_MATCH)(view))
+
     def page(self, schema: type[Schema]) -> Callable[[F], F]:
         """For a view that returns a Page: the rows as a bare array, the neighbours in ``Link``."""
 
@@ -190,18 +236,15 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """Document what a view may raise besides what any request can meet."""
 
         def decorator(view: F) -> F:
-            @wraps(view)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return view(*args, **kwargs)
-
-            documented: Any = wrapper
-            documented._apidoc = deepcopy(getattr(view, "_apidoc", {})) | {"errors": classes}  # noqa: SLF001
-            result: F = documented
-            return result
+            return annotated(view, errors=classes)
 
         return decorator
 
-    def _prepare_errors_doc(self, doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_kwargs: Any) -> Any:
+    def _prepare_headers_and_errors_doc(
+        self, doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_kwargs: Any
+    ) -> Any:
+        if "headers" in doc_info:
+            doc.setdefault("parameters", []).extend(doc_info["headers"])
         classes = [*doc_info.get("errors", ()), *ALWAYS]
         if "requestBody" in doc:
             classes += ON_BODY
@@ -210,6 +253,21 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         for error in classes:
             describe_error(doc.setdefault("responses", {}), error)
         return doc
+
+
+def annotated(view: F, **additions: Sequence[Any]) -> F:
+    """The view with more to say about itself in the OpenAPI document, at the end of each list named."""
+
+    @wraps(view)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return view(*args, **kwargs)
+
+    documented: Any = wrapper
+    facts = documented._apidoc = deepcopy(getattr(view, "_apidoc", {}))  # noqa: SLF001
+    for name, added in additions.items():
+        facts[name] = [*facts.get(name, ()), *added]
+    result: F = documented
+    return result
 
 
 def describe_error(responses: dict[str, Any], error: type[errors.ServiceError]) -> None:
@@ -246,23 +304,10 @@ def schema_name(schema: Any) -> str:
     return name.removesuffix("Schema")
 
 
-def page_headers(page: Page) -> dict[str, str]:
-    headers = {}
-    if page.links:
-        headers["Link"] = ", ".join(f'<{page_path(query)}>; rel="{rel}"' for rel, query in page.links.items())
-    if page.total is not None:
-        headers["X-Total-Count"] = str(page.total)
-    return headers
-
-
-def page_path(query: Mapping[str, str | int]) -> str:
-    """The current request's path and filters with the page's position replaced."""
-    kept = [(name, value) for name, value in flask.request.args.items() if name not in {"skip", "cursor"}]
-    return f"{flask.request.path}?{urlencode([*kept, *query.items()])}"
-
-
 def refuse_stray_parameters() -> None:
     """A query parameter that does not exist, or stands twice, is refused, also where none is taken at all."""
+    if flask.request.routing_exception is not None:
+        return
     view = flask.current_app.view_functions.get(flask.request.endpoint or "")
     problems = {name: ["Given more than once."] for name, values in flask.request.args.lists() if len(values) > 1}
     if view is not None and not hasattr(view, TAKES_QUERY):
@@ -276,4 +321,6 @@ def init_app(app: Flask) -> Api:
     app.url_map.converters["id"] = IdConverter
     app.url_map.strict_slashes = False
     app.before_request(refuse_stray_parameters)
+    app.after_request(mark_replay)
+    app.after_request(answer_conditionally)
     return Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(schema_name_resolver=schema_name)})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial, wraps
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -16,8 +19,11 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory import seed as demo
+from inventory.database_errors import from_database
+from inventory.db import db
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import FORMATS, MODES
+from inventory.transactions import verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +43,7 @@ to_format = click.option("--format", "file_format", type=click.Choice(FORMATS), 
 to_file = click.option(
     "-o",
     "--output",
-    type=click.File("wb", lazy=True, atomic=True),
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
     default="-",
     help="File to write; it appears only when it is complete. Standard output if not given.",
 )
@@ -53,9 +59,18 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
         except errors.ServiceError as error:
             raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
         except DBAPIError as error:
-            raise click.ClickException(errors.from_database(error).message) from None
+            raise click.ClickException(explain(error)) from None
 
     return wrapper
+
+
+def explain(error: DBAPIError) -> str:
+    """What is wrong, in one line; the database's own words are for whoever runs the service, never for its clients."""
+    refusal = from_database(error)
+    if refusal.status < 500 or isinstance(refusal, errors.DatabaseNotMigrated):
+        return refusal.message
+    words = str(error.orig).partition("\n")[0]
+    return f"The database {db.engine.url.database} says: {words}"
 
 
 def problem_lines(error: errors.ServiceError) -> Iterator[str]:
@@ -128,7 +143,7 @@ def rewound(file: IO[bytes]) -> IO[bytes]:
 @to_file
 @with_appcontext
 @reporting
-def export_products(file_format: str, output: IO[bytes]) -> None:
+def export_products(file_format: str, output: Path) -> None:
     """Write all products, in the columns that 'flask import products' reads."""
     write(service.export_products({}, file_format), output, service.count_products({}))
 
@@ -138,19 +153,76 @@ def export_products(file_format: str, output: IO[bytes]) -> None:
 @to_file
 @with_appcontext
 @reporting
-def export_transactions(file_format: str, output: IO[bytes]) -> None:
+def export_transactions(file_format: str, output: Path) -> None:
     """Write the whole ledger in the order in which it was written."""
     write(service.export_transactions({}, file_format), output, service.count_transactions({}))
 
 
-def write(chunks: Iterator[bytes], output: IO[bytes], row_count: int) -> None:
+def write(chunks: Iterator[bytes], output: Path, row_count: int) -> None:
     """Copy an export out. Every chunk after a heading holds up to CHUNK rows, which is what the bar counts by."""
-    with progress_bar(row_count, "Exporting") as bar:
+    with complete_file(output) as file, progress_bar(row_count, "Exporting") as bar:
         for chunk in chunks:
-            output.write(chunk)
+            file.write(chunk)
             bar.update(chunk.count(b"\n"))
 
 
+@click.command("verify")
+@click.option("--product", "product_id", type=click.IntRange(1), help="Check only the product with this id.")
+@as_json
+@with_appcontext
+def verify(product_id: int | None, machine_readable: bool) -> None:
+    """Recompute every product's stock from the ledger and compare.
+
+    Reads one snapshot, so it may run while the service does. Exits with 0 if all is sound, with 1 and a line for each
+    finding if not, and with 2 if it could not look.
+    """
+    findings: list[verification.Finding] = []
+
+    def report_finding(finding: verification.Finding) -> None:
+        if machine_readable:
+            findings.append(finding)
+        else:
+            where = "" if finding.seq is None else f", seq {finding.seq}"
+            click.echo(f"product {finding.product_id} ({finding.sku}){where}: {finding.problem}")
+
+    try:
+        with progress_bar(verification.count_rows(product_id), "Verifying") as bar:
+            verdict = verification.verify(product_id, report_finding, bar.update)
+    except DBAPIError as error:
+        click.echo(f"Error: {explain(error)}", err=True)
+        sys.exit(2)
+    if product_id is not None and not verdict.products:
+        click.echo("Error: there is no product with this id.", err=True)
+        sys.exit(2)
+    listed = {"problems": [asdict(finding) for finding in findings]} if machine_readable else {}
+    report(asdict(verdict) | listed, machine_readable=machine_readable)
+    sys.exit(1 if verdict.findings else 0)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name only when the block ends well; click's own atomic files take it either way.
+
+    ``-`` is standard output, and a device or a pipe is written to as it is.
+    """
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        return
+    target = path.resolve()
+    takes_name = target.is_file() or not target.exists()
+    written = target.with_name(f".{target.name}.{os.getpid()}") if takes_name else target
+    try:
+        with written.open("wb") as file:
+            yield file
+        if takes_name:
+            written.replace(target)
+    except OSError as error:
+        raise click.ClickException(f"Could not write {path}: {error.strerror}.") from None
+    finally:
+        if takes_name:
+            written.unlink(missing_ok=True)
+
+
 def init_app(app: Flask) -> None:
-    for command in (seed, import_group, export_group):
+    for command in (seed, verify, import_group, export_group):
         app.cli.add_command(command)

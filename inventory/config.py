@@ -13,13 +13,14 @@ from marshmallow import ValidationError, fields, validate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from inventory.schemas import Choice, Integer, TextSchema
+from inventory.schemas import Choice, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "INVENTORY_"
 MEBIBYTE = 1024 * 1024
+DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
 
 
 class ConfigError(SystemExit):
@@ -28,10 +29,10 @@ class ConfigError(SystemExit):
 
 def check_database_url(value: str) -> None:
     try:
-        backend = make_url(value).get_backend_name()
-    except ArgumentError:
-        backend = ""
-    if backend not in {"sqlite", "postgres", "postgresql"}:
+        driver = make_url(value).drivername
+    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+        driver = ""
+    if driver not in DRIVERS:
         raise ValidationError("Not a sqlite:///… or postgresql://… URL.")
 
 
@@ -63,6 +64,10 @@ class Settings(TextSchema):
         load_default=30_000,
         validate=validate.Range(1, 3_600_000),
         metadata={"description": "how long one PostgreSQL statement may run"},
+    )
+    INVENTORY_REQUIRE_IDEMPOTENCY_KEY = Flag(
+        load_default=False,
+        metadata={"description": "whether every POST that moves stock must carry an Idempotency-Key"},
     )
     INVENTORY_MAX_BODY_BYTES = Integer(
         load_default=4 * MEBIBYTE,

@@ -13,9 +13,13 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import BigInteger, DateTime, Integer, MetaData, Numeric, String, func, select, types
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.functions import FunctionElement
 
 from inventory import engines
+from inventory.config import ConfigError
+from inventory.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +60,10 @@ class Money(types.TypeDecorator[Decimal]):
     cache_ok = True
     SCALE = 10_000
 
+    @property
+    def python_type(self) -> type[Decimal]:
+        return Decimal
+
     def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
         return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
 
@@ -74,6 +82,10 @@ class UtcDateTime(types.TypeDecorator[datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        return datetime
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return value.astimezone(UTC) if value is not None else None
@@ -107,12 +119,53 @@ def contains(column: SQLColumnExpression[str], text: str) -> ColumnElement[bool]
     return column.contains(fold(text), autoescape=True)
 
 
+class transaction_id(FunctionElement[int]):  # noqa: N801 - it stands for an SQL function
+    """Number of the running transaction, in the order of their beginnings; 0 on SQLite, which writes one at a time."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+class settled_before(FunctionElement[int]):  # noqa: N801
+    """The number below which every transaction has ended, so that no row with a lower one can still appear.
+
+    Ids are drawn before COMMIT and become visible out of order; this is PostgreSQL's own measure of what is settled
+    (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT).
+    """
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(transaction_id, "sqlite")
+def _sqlite_transaction_id(_element: transaction_id, _compiler: Any, **_kwargs: Any) -> str:
+    return "0"
+
+
+@compiles(transaction_id, "postgresql")
+def _postgresql_transaction_id(_element: transaction_id, _compiler: Any, **_kwargs: Any) -> str:
+    return "pg_current_xact_id()::text::bigint"
+
+
+@compiles(settled_before, "sqlite")
+def _sqlite_settled_before(_element: settled_before, _compiler: Any, **_kwargs: Any) -> str:
+    return "1"
+
+
+@compiles(settled_before, "postgresql")
+def _postgresql_settled_before(_element: settled_before, _compiler: Any, **_kwargs: Any) -> str:
+    return "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 
 def init_app(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engines.options(app.config)
-    db.init_app(app)
+    try:
+        db.init_app(app)
+    except OSError as error:
+        raise ConfigError(f"inventory: cannot start, no folder for the SQLite file: {error}") from None
     with app.app_context():
         engines.configure(db.engine, busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
 
@@ -148,6 +201,12 @@ def unit_of_work(work: Callable[P, R]) -> Callable[P, R]:
         raise AssertionError("unreachable")
 
     return wrapper
+
+
+def check_tag(wanted: frozenset[str] | None, current: str) -> None:
+    """Raise PreconditionFailed if the caller wants certain versions only and the current one is none of them."""
+    if wanted is not None and current not in wanted:
+        raise PreconditionFailed
 
 
 def may_be_repeated(error: DBAPIError) -> bool:

@@ -6,13 +6,14 @@ instead of failing on a lock upgrade; a read begins with BEGIN DEFERRED and sees
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import event, func, select
 
 try:
     import pysqlite3 as sqlite_driver
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
 WRITE = "inventory_write"
+MIGRATION_LOCK = int.from_bytes(b"stock")  # any number, as long as every release uses the same
 
 
 def sqlite_is_patched(version: tuple[int, ...] = sqlite_driver.sqlite_version_info) -> bool:
@@ -139,9 +141,32 @@ def begin_snapshot(session: Session) -> None:
     session.connection(execution_options=snapshot_options(session.get_bind().dialect.name))
 
 
+def hold(session: Session, name: str) -> None:
+    """Wait until no other transaction holds ``name``, then hold it until this one ends.
+
+    SQLite needs no more than its one write lock, which the transaction has.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(number)))
+
+
 def snapshot_options(dialect: str) -> dict[str, Any]:
     """Execution options of a read-only snapshot; SQLite's deferred transaction is one by itself."""
     return {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def begin_migration(connection: Connection) -> None:
+    """Let migrations run one after another, since replicas start together, and take the time that they need.
+
+    SQLite's write transaction does so by itself. A statement of a migration still gives up on a table that others
+    hold for longer than the lock timeout, rather than have every request queue behind it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
 
 
 def server_version(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""Every error the service answers with, and the one place that turns them into answers.
+"""Every error the service answers with, each with its slug and status.
 
 The envelope is ``{"error": slug, "message": for people, "code": HTTP status}``, with ``details`` only
 where there are facts to give. A rejected value is never echoed.
@@ -6,20 +6,10 @@ where there are facts to give. A rejected value is never echoed.
 
 from __future__ import annotations
 
-import logging
-import re
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import flask
-import sqlalchemy.exc
-from werkzeug.exceptions import HTTPException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from flask import Flask, Response
-
-logger = logging.getLogger(__name__)
 
 
 class ServiceError(Exception):
@@ -93,6 +83,40 @@ class InvalidCursor(ServiceError):
     default_message = "This cursor does not belong to this list and order; start again without it."
 
 
+class IdempotencyKeyRequired(ServiceError):
+    status = 400
+    slug = "idempotency_key_required"
+    default_message = "This address moves stock: send an Idempotency-Key, a new one for each intended movement."
+
+
+class InvalidIdempotencyKey(ServiceError):
+    status = 400
+    slug = "invalid_idempotency_key"
+    default_message = (
+        "An Idempotency-Key is one value of 1 to 255 visible ASCII characters; put one with a comma in quotes."
+    )
+
+
+class BatchRejected(ServiceError):
+    """Every line that failed, by its position from 0, with what the same line alone would have been answered."""
+
+    status = 400
+    slug = "batch_rejected"
+    default_message = "Nothing was recorded: 1 of 2 lines cannot be."
+    example_details: ClassVar = {
+        "error_count": 1,
+        "errors": [
+            {
+                "line": 1,
+                "error": "insufficient_stock",
+                "message": "Cannot sell 20 units: only 10 available",
+                "available": 10,
+                "requested": 20,
+            }
+        ],
+    }
+
+
 class CategoryNotFound(ServiceError):
     status = 404
     slug = "category_not_found"
@@ -160,6 +184,31 @@ class StaleQuantity(ServiceError):
     example_details: ClassVar = {"expected": 12, "quantity_on_hand": 10}
 
 
+class AlreadyReversed(ServiceError):
+    status = 409
+    slug = "already_reversed"
+    default_message = "This has been reversed already; it can be only once."
+
+
+class NotReversible(ServiceError):
+    status = 409
+    slug = "not_reversible"
+    default_message = "A reversal, and a count that changed nothing, cannot be reversed."
+
+
+class IdempotencyInProgress(ServiceError):
+    status = 409
+    slug = "idempotency_in_progress"
+    default_message = "A request with this Idempotency-Key is still being worked on; try again shortly."
+    headers: ClassVar = {"Retry-After": "1"}
+
+
+class PreconditionFailed(ServiceError):
+    status = 412
+    slug = "precondition_failed"
+    default_message = "It has changed since you read it; read it again and decide anew."
+
+
 class PayloadTooLarge(ServiceError):
     status = 413
     slug = "payload_too_large"
@@ -179,6 +228,12 @@ class ValidationFailed(ServiceError):
     slug = "validation_error"
     default_message = "Some values are missing or not acceptable; details names each one."
     example_details: ClassVar = {"json": {"name": ["Missing data for required field."]}}
+
+
+class IdempotencyKeyReused(ServiceError):
+    status = 422
+    slug = "idempotency_key_reused"
+    default_message = "This Idempotency-Key belongs to another request; a new request needs a new key."
 
 
 class ImportInvalid(ServiceError):
@@ -204,6 +259,10 @@ class DatabaseUnavailable(ServiceError):
     headers: ClassVar = {"Retry-After": "2"}
 
 
+class DatabaseNotMigrated(DatabaseUnavailable):
+    default_message = "The database is not migrated: run 'flask --app wsgi db upgrade'."
+
+
 class DatabaseBusy(ServiceError):
     status = 503
     slug = "database_busy"
@@ -215,119 +274,3 @@ class StorageFull(ServiceError):
     status = 507
     slug = "storage_full"
     default_message = "The database has no room left to write; nothing was written."
-
-
-# Constraints that a client can run into when two requests race, by name; the naming convention in db.py makes
-# the names, and the services have already refused what can be seen beforehand.
-BY_CONSTRAINT: dict[str, type[ServiceError]] = {
-    "uq_categories_name_folded": DuplicateCategory,
-    "uq_products_sku_folded": DuplicateSku,
-}
-
-# SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html. 55P03 lock_not_available,
-# 57014 query_canceled (statement_timeout), 40001 serialization_failure, 40P01 deadlock_detected,
-# 53100 disk_full, 53300 too_many_connections, 25006 read_only_sql_transaction.
-BY_SQLSTATE: dict[str, type[ServiceError]] = {
-    "55P03": DatabaseBusy,
-    "57014": DatabaseBusy,
-    "40001": DatabaseBusy,
-    "40P01": DatabaseBusy,
-    "53100": StorageFull,
-    "53300": DatabaseUnavailable,
-    "25006": DatabaseUnavailable,
-}
-
-# Result codes, https://www.sqlite.org/rescode.html (the primary code is the low byte).
-BY_SQLITE_CODE: dict[int, type[ServiceError]] = {
-    5: DatabaseBusy,  # SQLITE_BUSY
-    6: DatabaseBusy,  # SQLITE_LOCKED
-    8: DatabaseUnavailable,  # SQLITE_READONLY
-    10: DatabaseUnavailable,  # SQLITE_IOERR
-    11: DatabaseUnavailable,  # SQLITE_CORRUPT
-    13: StorageFull,  # SQLITE_FULL
-    14: DatabaseUnavailable,  # SQLITE_CANTOPEN
-    26: DatabaseUnavailable,  # SQLITE_NOTADB
-}
-
-BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
-    error.status: error for error in (BadRequest, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
-}
-
-
-def constraint_name(error: sqlalchemy.exc.DBAPIError) -> str | None:
-    """Name of the violated constraint. SQLite names only the columns of a UNIQUE, so the name is rebuilt."""
-    diagnostics = getattr(error.orig, "diag", None)
-    if diagnostics is not None:
-        name: str | None = diagnostics.constraint_name
-        return name
-    if match := re.search(r"UNIQUE constraint failed: (\w+)\.(\w+(?:, \w+\.\w+)*)", str(error.orig)):
-        columns = re.sub(r", \w+\.", "_", match[2])
-        return f"uq_{match[1]}_{columns}"
-    return None
-
-
-def from_database(error: sqlalchemy.exc.DBAPIError) -> ServiceError:
-    """The answer to an error of the database, found by constraint, SQLSTATE or result code, never by text."""
-    if refusal := BY_CONSTRAINT.get(constraint_name(error) or ""):
-        return refusal()
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if known := BY_SQLSTATE.get(sqlstate or ""):
-        return known()
-    result_code = getattr(error.orig, "sqlite_errorcode", None)
-    if known := BY_SQLITE_CODE.get((result_code or 0) & 0xFF):
-        return known()
-    if error.connection_invalidated or is_connection_failure(error, sqlstate):
-        return DatabaseUnavailable()
-    return InternalError()
-
-
-def is_connection_failure(error: sqlalchemy.exc.DBAPIError, sqlstate: str | None) -> bool:
-    """Class 08 (connection exception), 57P (shutdown), 25P03 (idle timeout), or no answer from a server at all."""
-    if sqlstate is None:
-        return isinstance(error, sqlalchemy.exc.OperationalError) and hasattr(error.orig, "diag")
-    return sqlstate.startswith(("08", "57P")) or sqlstate == "25P03"
-
-
-def respond(error: ServiceError) -> Response:
-    response = flask.jsonify(error.envelope())
-    response.status_code = error.status
-    response.headers.extend(dict(error.headers))
-    return response
-
-
-def handle_http_exception(error: HTTPException) -> Response:
-    """Errors of Flask and Werkzeug themselves: unknown paths, wrong methods, oversized bodies."""
-    if error.code is not None and error.code < 400:
-        return flask.make_response(error.get_response())
-    response = respond(
-        BY_HTTP_STATUS.get(error.code or 500, BadRequest if (error.code or 500) < 500 else InternalError)()
-    )
-    allow = dict(error.get_headers()).get("Allow")
-    if allow:
-        response.headers["Allow"] = allow
-    return response
-
-
-def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
-    answer = from_database(error)
-    if answer.status >= 500:
-        logger.error("database error answered with %s", answer.slug, exc_info=error)
-    return respond(answer)
-
-
-def handle_pool_timeout(error: sqlalchemy.exc.TimeoutError) -> Response:
-    logger.warning("no database connection became free in time: %s", error)
-    return respond(DatabaseBusy())
-
-
-def handle_unexpected(error: Exception) -> Response:
-    logger.error("unexpected error", exc_info=error)
-    return respond(InternalError())
-
-
-def init_app(app: Flask) -> None:
-    app.register_error_handler(ServiceError, respond)
-    app.register_error_handler(HTTPException, handle_http_exception)
-    app.register_error_handler(sqlalchemy.exc.DBAPIError, handle_database_error)
-    app.register_error_handler(sqlalchemy.exc.TimeoutError, handle_pool_timeout)
-    app.register_error_handler(Exception, handle_unexpected)

@@ -60,10 +60,7 @@ def health() -> Any:
     revision = MigrationContext.configure(connection).get_current_revision()
     head = head_revision(current_app.extensions["migrate"].directory)
     if revision != head:
-        raise errors.DatabaseUnavailable(
-            "The database is not migrated: run 'flask --app wsgi db upgrade'.",
-            {"revision": revision, "head": head},
-        )
+        raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head})
     return {
         "status": "ok",
         "database": server_version(connection),

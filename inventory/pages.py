@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -55,6 +55,10 @@ class Term:
         past: ColumnElement[bool] = self.column < value if self.descending != backward else self.column > value
         return past
 
+    def not_before(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+        reached: ColumnElement[bool] = self.column <= value if self.descending != backward else self.column >= value
+        return reached
+
     def ordering(self, *, backward: bool) -> ColumnElement[Any]:
         return self.column.desc() if self.descending != backward else self.column.asc()
 
@@ -70,7 +74,7 @@ def paginate(
     names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
     terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
     total = count_rows(statement) if request.include_total else None
-    backward, position = decode_cursor(request.cursor, names, terms) if request.cursor else (False, None)
+    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, names, terms)
     page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
     if position is not None:
         page = page.where(after(terms, position, backward=backward))
@@ -83,12 +87,15 @@ def paginate(
 
 
 def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
-    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …"""
+    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …
+
+    That the first column is past or level follows from this, but said by itself it lets an index begin there.
+    """
     alternatives = []
     for index, term in enumerate(terms):
         level = [earlier.column == value for earlier, value in zip(terms[:index], position[:index], strict=True)]
         alternatives.append(and_(*level, term.beyond(position[index], backward=backward)))
-    return or_(*alternatives)
+    return and_(terms[0].not_before(position[0], backward=backward), or_(*alternatives))
 
 
 def links(
@@ -107,33 +114,45 @@ def links(
 
 def encode_cursor(names: Sequence[str], row: Row[Any], *, backward: bool) -> str:
     values = [getattr(row, f"sort_{index}") for index in range(len(names))]
-    content = orjson.dumps([list(names), backward, values], default=str)
-    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+    return pack([list(names), backward, values])
+
+
+def pack(position: list[Any]) -> str:
+    """A position in a list as opaque text."""
+    return base64.urlsafe_b64encode(orjson.dumps(position, default=str)).rstrip(b"=").decode()
+
+
+def unpack(cursor: str) -> Any:
+    """What ``pack`` was given. Raises InvalidCursor."""
+    try:
+        return orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+    except ValueError:
+        raise InvalidCursor from None
 
 
 def decode_cursor(cursor: str, names: Sequence[str], terms: Sequence[Term]) -> tuple[bool, list[Any]]:
     try:
-        content = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
-        cursor_names, backward, values = orjson.loads(content)
+        cursor_names, backward, values = unpack(cursor)
         if cursor_names != list(names) or not isinstance(backward, bool):
             raise InvalidCursor
         position = [restore(term, value) for term, value in zip(terms, values, strict=True)]
-    except (ValueError, TypeError, InvalidOperation):
+    except (ValueError, TypeError, ArithmeticError):
         raise InvalidCursor from None
     return backward, position
 
 
 def restore(term: Term, value: Any) -> Any:
-    """A sort value as its column holds it. Raises ValueError, TypeError or InvalidOperation if it is none."""
+    """A sort value as its column holds it. Raises ValueError, TypeError or ArithmeticError if it is none."""
     python_type = cast("ColumnElement[Any]", term.column).type.python_type
     if python_type is datetime:
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
+        if moment.utcoffset() != timedelta(0):
             raise ValueError
         return moment
     if python_type is Decimal:
         amount = Decimal(value)
-        if not amount.is_finite() or abs(amount) > 10**10:
+        # As many digits as the column has: a longer number would be an error of PostgreSQL's.
+        if amount.as_tuple().exponent not in range(-4, 1) or abs(amount) > 10**10:
             raise ValueError
         return amount
     if (

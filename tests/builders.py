@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from inventory.db import db
+from inventory.db import Base, db
+from inventory.products.models import Product
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from flask import Flask
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
@@ -20,6 +24,28 @@ numbers = count(1)
 def body(response: TestResponse) -> dict[str, Any]:
     content: dict[str, Any] = response.get_json()
     return content
+
+
+def listed(response: TestResponse) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    content: list[dict[str, Any]] = response.get_json()
+    return content
+
+
+def refusal(response: TestResponse) -> tuple[int, str]:
+    """Status and slug of an error, in the one envelope that all errors have."""
+    content = body(response)
+    assert content.keys() - {"details"} == {"error", "message", "code"}
+    assert content["code"] == response.status_code
+    return response.status_code, content["error"]
+
+
+def refused_fields(response: TestResponse) -> dict[str, set[str]] | None:
+    """The fields that a validation error names, by location; None for any other answer."""
+    if response.status_code != 422:
+        return None
+    assert refusal(response) == (422, "validation_error")
+    return {location: set(fields) for location, fields in body(response)["details"].items()}
 
 
 def category(client: FlaskClient, **fields: Any) -> dict[str, Any]:
@@ -37,6 +63,16 @@ def product(client: FlaskClient, **fields: Any) -> dict[str, Any]:
     response = client.post("/products", json=facts)
     assert response.status_code == 201, response.text
     return body(response)
+
+
+def shelve(app: Flask, category_id: int, products: Iterable[dict[str, Any]]) -> None:
+    """Many products at once, straight into the database and without stock."""
+    with app.app_context():
+        for facts in products:
+            number = next(numbers)
+            row = {"sku": f"SKU-{number}", "name": f"Product {number}", "price": 10, "category_id": category_id}
+            db.session.add(Product(**(row | facts)))
+        db.session.commit()
 
 
 def transaction(
@@ -63,3 +99,19 @@ def assert_ledger_is_sound(app: Flask) -> None:
     """The invariant: every quantity is the sum of its deltas and the balance of its last row, without a gap."""
     with app.app_context():
         assert db.session.execute(text(UNSOUND)).all() == []
+
+
+def contents(app: Flask) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    with app.app_context():
+        return {
+            table.name: [tuple(row) for row in db.session.execute(select(table).order_by(*table.primary_key))]
+            for table in Base.metadata.sorted_tables
+        }
+
+
+@contextmanager
+def nothing_changes(app: Flask) -> Iterator[None]:
+    before = contents(app)
+    yield
+    assert contents(app) == before

@@ -15,7 +15,7 @@ class CategoryIn(BaseSchema):
     """A category to create; in an update, the fields that are to change."""
 
     name = Text(required=True, max_length=100, metadata={"description": "Unique without regard to case."})
-    description = Text(max_length=500, allow_none=True, multiline=True)
+    description = Text(max_length=500, allow_none=True, load_default=None, multiline=True)
 
 
 class CategoryOut(ModelSchema):

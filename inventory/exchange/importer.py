@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from inventory.categories import service as categories
@@ -14,10 +14,16 @@ from inventory.db import db, fold, unit_of_work
 from inventory.exchange.reader import ParsedRow, Problems, ProductFile
 from inventory.products.models import Product
 from inventory.schemas import MAX_QUANTITY
-from inventory.transactions.service import Movement, record
+from inventory.transactions import batches
+from inventory.transactions import service as ledger
+from inventory.transactions.idempotency import claim
+from inventory.transactions.models import Batch, Transaction
+from inventory.transactions.service import Movement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from inventory.idempotency import RequestKey
 
 CHUNK = 500
 ATTEMPTS = 3
@@ -39,7 +45,12 @@ def nothing(_rows: int) -> None:
 
 
 def import_products(
-    file: IO[bytes], *, mode: str = "upsert", dry_run: bool = False, progress: Callable[[int], None] = nothing
+    file: IO[bytes],
+    *,
+    mode: str = "upsert",
+    dry_run: bool = False,
+    key: RequestKey | None = None,
+    progress: Callable[[int], None] = nothing,
 ) -> Outcome:
     """Create and update products from a CSV file in one transaction.
 
@@ -50,19 +61,28 @@ def import_products(
     source.check(problems)
     for _attempt in range(ATTEMPTS - 1):
         try:
-            return apply(source, problems, mode=mode, dry_run=dry_run, progress=progress)
+            return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
         except IntegrityError:
             # The rows themselves are sound, so another writer just created the same SKU or category, or deleted the
             # category; this time it is seen before it is in the way.
             continue
-    return apply(source, problems, mode=mode, dry_run=dry_run, progress=progress)
+    return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
 
 
 @unit_of_work
 def apply(
-    source: ProductFile, found: Problems, *, mode: str, dry_run: bool, progress: Callable[[int], None]
+    source: ProductFile,
+    found: Problems,
+    *,
+    mode: str,
+    dry_run: bool,
+    key: RequestKey | None,
+    progress: Callable[[int], None],
 ) -> Outcome:
     """Write the rows, or once a problem is known only look for more of them; then commit, or refuse."""
+    earlier = claim(key)
+    if earlier is not None:
+        return as_imported(earlier.batch_id)
     problems = Problems(found.count, list(found.first))
     importer = Importer(problems, mode)
     for rows in chunked(source.rows(Problems())):
@@ -71,8 +91,17 @@ def apply(
     problems.refuse_any()
     if dry_run:
         db.session.rollback()
+    else:
+        importer.write_batch(key)
     importer.outcome.dry_run = dry_run
     return importer.outcome
+
+
+def as_imported(batch_id: str) -> Outcome:
+    """What an earlier import was answered, from its batch and its rows in the ledger."""
+    batch = db.session.get_one(Batch, batch_id)
+    moved = db.session.scalar(select(func.count()).where(Transaction.batch_id == batch_id)) or 0
+    return Outcome(batch.rows or 0, batch.created or 0, batch.updated or 0, batch.unchanged or 0, moved)
 
 
 def chunked(rows: Iterator[ParsedRow]) -> Iterator[list[ParsedRow]]:
@@ -86,6 +115,7 @@ class Importer:
     mode: str
     outcome: Outcome = field(default_factory=Outcome)
     category_ids: dict[str, int] = field(default_factory=dict)
+    batch_id: str = field(default_factory=batches.new_id)
 
     def take(self, rows: list[ParsedRow]) -> None:
         """Bring a chunk of rows into the database and forget it again."""
@@ -98,9 +128,15 @@ class Importer:
                 pending += self.bring_in(row.values, product)
         db.session.flush()
         for product, quantity, reason in pending:
-            record(product.id, Movement("adjustment", quantity, reason=reason))
+            ledger.record(product.id, Movement("adjustment", quantity, reason=reason), batch_id=self.batch_id)
         self.outcome.stock_transactions += len(pending)
         db.session.expunge_all()
+
+    def write_batch(self, key: RequestKey | None) -> None:
+        """Write down the import itself, now that its counts are known."""
+        done = self.outcome
+        counts = {"rows": done.rows, "created": done.created, "updated": done.updated, "unchanged": done.unchanged}
+        batches.write(self.batch_id, "import", key, **counts)
 
     def lock_existing(self, rows: list[ParsedRow]) -> dict[str, Product]:
         """The products that the rows name, by folded SKU, locked in the order of their ids."""
@@ -124,8 +160,7 @@ class Importer:
             column = "price" if "price" in row.values else "cost"
             self.problems.add(row.number, column, "The price may not be below the cost.")
         if abs(difference(row.values, product)) > MAX_QUANTITY:
-            message = f"One row of the ledger moves at most {MAX_QUANTITY} units."
-            self.problems.add(row.number, "quantity_on_hand", message)
+            self.problems.add(row.number, "quantity_on_hand", ledger.TOO_FAR)
         return self.problems.count == before
 
     def bring_in(self, values: dict[str, Any], product: Product | None) -> list[tuple[Product, int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, Blueprint
+from inventory.api import ON_BODY, ON_KEY, Blueprint, refuse_encodings, refuse_other_charset
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
+from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from werkzeug.datastructures import FileStorage
 
@@ -71,27 +73,36 @@ def export_transactions(query: dict[str, Any]) -> Response:
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
 @blueprint.doc(requestBody=CSV_BODY)
+@blueprint.document(IDEMPOTENCY_KEY, *ON_KEY)
 @blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
 def import_products(query: dict[str, Any]) -> Any:
     """Create and update products from a CSV file, all of it or nothing."""
     with uploaded_file() as file:
-        return importer.import_products(file, **query)
+        key = None if query["dry_run"] else idempotency_key([query, digest(file)])
+        return importer.import_products(file, **query, key=key)
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of a whole file."""
+    whole = hashlib.sha256()
+    while block := file.read(1 << 20):
+        whole.update(block)
+    return whole.hexdigest()
 
 
 @contextmanager
 def uploaded_file() -> Iterator[IO[bytes]]:
     """The request's file on disk: its upload may be slow, and nothing is locked while it lasts."""
     request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise errors.UnsupportedEncoding
+    refuse_encodings(request)
     if request.mimetype == "multipart/form-data":
         file = only_file()
         refuse_other_charset(file.mimetype_params)
         yield file.stream
     elif request.mimetype == "text/csv":
-        refuse_other_charset(request.mimetype_params)
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(request.stream, copy)
+            copy.seek(0)
             yield copy
     else:
         raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
@@ -106,8 +117,3 @@ def only_file() -> FileStorage:
     if problems:
         raise errors.ValidationFailed(details={"form": problems})
     return files[0]
-
-
-def refuse_other_charset(parameters: Mapping[str, str]) -> None:
-    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise errors.UnsupportedEncoding

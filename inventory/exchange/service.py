@@ -14,7 +14,7 @@ from inventory.exchange.schemas import PRODUCT_COLUMNS
 from inventory.products import service as products
 from inventory.products.models import Product
 from inventory.products.schemas import ProductOut
-from inventory.transactions import service as ledger
+from inventory.transactions import queries
 from inventory.transactions.models import Transaction
 from inventory.transactions.schemas import TransactionOut
 
@@ -42,7 +42,7 @@ def select_products(filters: Mapping[str, Any]) -> Select[Any]:
 
 def select_transactions(filters: Mapping[str, Any]) -> Select[Any]:
     """The ledger in the order in which it was written."""
-    return ledger.select_rows(filters).order_by(Transaction.id)
+    return queries.select_rows(filters).order_by(Transaction.id)
 
 
 def export_products(filters: Mapping[str, Any], file_format: str) -> Iterator[bytes]:
@@ -92,7 +92,7 @@ def fetch(statement: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
     engine = db.engine
     with engine.connect() as connection:
         snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
-        with snapshot.execute(statement) as result:
+        with snapshot.execute(statement) as result:  # closed also when the reader goes away halfway
             yield from result.partitions()
 
 

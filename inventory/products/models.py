@@ -62,6 +62,7 @@ class Product(Base):
     is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
     version: Mapped[int] = mapped_column(BigInteger, default=1, server_default=text("1"))
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    last_counted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=func.clock_timestamp())
     updated_at: Mapped[datetime] = mapped_column(
         UtcDateTime,

@@ -21,7 +21,7 @@ from inventory.schemas import (
     Timestamp,
     not_below,
 )
-from inventory.transactions.schemas import TransactionOut
+from inventory.transactions.schemas import TransactionOut, expected_quantity, notes, reference
 
 
 class ProductIn(BaseSchema):
@@ -29,21 +29,23 @@ class ProductIn(BaseSchema):
 
     sku = Text(required=True, max_length=50, metadata={"description": "Unique without regard to case."})
     name = Text(required=True, max_length=200)
-    description = Text(max_length=1000, allow_none=True, multiline=True)
-    price = Money(required=True, validate=not_below(0, exclusive=True))
+    description = Text(max_length=1000, allow_none=True, load_default=None, multiline=True)
+    price = Money(required=True, validate=not_below(0, exclusive=True), metadata={"exclusiveMinimum": 0})
     cost = Money(
         allow_none=True,
+        load_default=None,
         validate=not_below(0),
         metadata={"description": "What a unit costs; never above `price`."},
     )
     quantity_on_hand = Integer(
-        validate=validate.Range(0, MAX_QUANTITY),
+        load_default=0,
+        validate=validate.Range(0, MAX_STOCK),
         metadata={"description": "Becomes an `opening` row of the ledger at creation, a `count` row in an update."},
     )
-    reorder_point = Integer(validate=validate.Range(0, MAX_QUANTITY), metadata={"description": "10 if not given."})
-    location = Text(max_length=50, allow_none=True, metadata={"description": "Shelf or bin."})
+    reorder_point = Integer(load_default=10, validate=validate.Range(0, MAX_QUANTITY))
+    location = Text(max_length=50, allow_none=True, load_default=None, metadata={"description": "Shelf or bin."})
     category_id = Id(required=True)
-    is_active = Flag(metadata={"description": "true if not given."})
+    is_active = Flag(load_default=True)
 
 
 class ProductOut(ModelSchema):
@@ -64,6 +66,7 @@ class ProductOut(ModelSchema):
     category_id = auto_field()
     is_active = auto_field()
     version = auto_field(metadata={"description": "Counts the changes of the catalogue fields."})
+    last_counted_at = Timestamp(allow_none=True, metadata={"description": "The last physical count."})
     created_at = Timestamp()
     updated_at = Timestamp(metadata={"description": "The last change of a field or of the stock."})
 
@@ -72,6 +75,28 @@ class ProductDetail(ProductOut):
     """A product with its latest 50 movements, newest first."""
 
     transactions = fields.List(fields.Nested(TransactionOut))
+
+
+class CountIn(BaseSchema):
+    """What a physical count found."""
+
+    counted_quantity = Integer(required=True, validate=validate.Range(0, MAX_STOCK))
+    expected_quantity = expected_quantity()
+    reference = reference()
+    notes = notes()
+
+
+class StockQuery(TextSchema):
+    as_of = Timestamp(load_default=None, metadata={"description": "The moment; now if not given."})
+
+
+class StockOut(BaseSchema):
+    """A product's stock at a moment."""
+
+    product_id = Integer()
+    sku = fields.String()
+    as_of = Timestamp()
+    quantity_on_hand = Integer()
 
 
 class ProductFilters(TextSchema):

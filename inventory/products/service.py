@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.db import contains, db, fold
+from inventory.db import check_tag, contains, db, fold
 from inventory.engines import begin_snapshot
 from inventory.pages import Page, PageRequest, paginate
 from inventory.products.models import Product
+from inventory.transactions import queries
 from inventory.transactions import service as ledger
+from inventory.transactions.idempotency import claim
 from inventory.transactions.service import Movement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
 
     from sqlalchemy import Row, Select
     from sqlalchemy.sql import ColumnElement
 
-COLUMNS = tuple(
-    column for column in Product.__table__.columns if column.name not in {"sku_folded", "name_folded", "last_seq"}
-)
+    from inventory.idempotency import RequestKey
+
+COLUMNS = tuple(column for column in Product.__table__.columns if column.name not in {"sku_folded", "name_folded"})
 SORTABLE: dict[str, Any] = {
     "id": Product.id,
     "sku": Product.sku_folded,
@@ -78,52 +81,71 @@ def get(product_id: int) -> Row[Any]:
     return row
 
 
-def get_with_transactions(product_id: int, count: int = 50) -> dict[str, Any]:
+def tag_of(product: Row[Any] | Product | SimpleNamespace) -> str:
+    """Names a state of a product: the version of its catalogue facts and its last movement."""
+    return f"{product.version}-{product.last_seq}"
+
+
+def get_with_transactions(product_id: int, count: int = 50) -> tuple[Row[Any], Sequence[Row[Any]]]:
     """The product and its newest movements, from one snapshot. Raises ProductNotFound."""
     begin_snapshot(db.session())
-    product = get(product_id)
-    return {**product._mapping, "transactions": ledger.latest(product_id, count)}  # noqa: SLF001
+    return get(product_id), queries.latest(product_id, count)
 
 
-def with_category(category_id: int, count: int = 100) -> dict[str, Any]:
-    """A category with its number of products and the first of them, from one snapshot. Raises CategoryNotFound."""
-    begin_snapshot(db.session())
-    category = categories.get(category_id)
-    members = select_rows({"category_id": category_id})
-    return {
-        **{column.key: getattr(category, column.key) for column in categories.COLUMNS},
-        "product_count": db.session.scalar(select(func.count()).where(Product.category_id == category_id)),
-        "products": db.session.execute(members.order_by(Product.id).limit(count)).all(),
-    }
+def of_category(category_id: int, count: int) -> tuple[int, Sequence[Row[Any]]]:
+    """How many products a category has, and the first of them by id."""
+    total = db.session.scalar(select(func.count()).where(Product.category_id == category_id)) or 0
+    members = select_rows({"category_id": category_id}).order_by(Product.id).limit(count)
+    return total, db.session.execute(members).all()
 
 
-def create(data: Mapping[str, Any]) -> Row[Any]:
-    """Create a product; stock it comes with becomes the ledger's opening row.
+def create(data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any] | SimpleNamespace:
+    """Create a product; stock it comes with becomes the ledger's opening row, which holds the key.
 
-    Raises UnknownCategory, DuplicateSku, ValidationFailed for a price below cost.
+    Raises UnknownCategory, DuplicateSku, ValidationFailed for a price below cost, and what ``claim`` raises.
     """
+    earlier = claim(key)
+    if earlier is not None:
+        return as_created(data, queries.get(earlier.transaction_id))
     facts = dict(data)
     quantity = facts.pop("quantity_on_hand", 0)
-    check_price_covers_cost(facts["price"], facts.get("cost"))
+    check_price_covers_cost(facts["price"], facts.get("cost"), field="price")
     categories.hold(facts["category_id"])
     refuse_duplicate(facts["sku"])
     product = Product(**facts)
     db.session.add(product)
     db.session.flush()
-    if quantity:
-        ledger.record(product.id, Movement("adjustment", quantity, reason="opening"))
+    units = ledger.difference(quantity, 0, field="quantity_on_hand")
+    if units:
+        ledger.record(product.id, Movement("adjustment", units, reason="opening"), key=key)
     return get(product.id)
 
 
-def update(product_id: int, changes: Mapping[str, Any]) -> Row[Any]:
+def as_created(data: Mapping[str, Any], opening: Row[Any]) -> SimpleNamespace:
+    """The product as it was at its creation, from what was sent and what never changes since."""
+    created_at = db.session.scalar(select(Product.created_at).where(Product.id == opening.product_id))
+    return SimpleNamespace(
+        **data,
+        id=opening.product_id,
+        version=1,
+        last_seq=opening.seq,
+        last_counted_at=None,
+        created_at=created_at,
+        updated_at=opening.created_at,
+    )
+
+
+def update(product_id: int, changes: Mapping[str, Any], tags: frozenset[str] | None = None) -> Row[Any]:
     """Change the fields given; a stock other than the present one becomes a count row of the ledger.
 
-    Raises ProductNotFound, UnknownCategory, DuplicateSku, ValidationFailed for a price below cost.
+    Raises ProductNotFound, UnknownCategory, DuplicateSku, ValidationFailed for a price below cost, and
+    PreconditionFailed if the product is in none of the states that ``tags`` name.
     """
     facts = dict(changes)
-    product = get_for_update(product_id)
+    product = get_for_update(product_id, tags)
     quantity = facts.pop("quantity_on_hand", product.quantity_on_hand)
-    check_price_covers_cost(facts.get("price", product.price), facts.get("cost", product.cost))
+    field = "price" if "price" in facts else "cost"
+    check_price_covers_cost(facts.get("price", product.price), facts.get("cost", product.cost), field=field)
     if "category_id" in facts:
         categories.hold(facts["category_id"])
     if "sku" in facts:
@@ -131,25 +153,27 @@ def update(product_id: int, changes: Mapping[str, Any]) -> Row[Any]:
     for name, value in facts.items():
         setattr(product, name, value)
     db.session.flush()
-    if quantity != product.quantity_on_hand:
-        ledger.record(product_id, Movement("adjustment", quantity - product.quantity_on_hand, reason="count"))
+    units = ledger.difference(quantity, product.quantity_on_hand, field="quantity_on_hand")
+    if units:
+        ledger.record(product_id, Movement("adjustment", units, reason="count"))
     return get(product_id)
 
 
-def delete(product_id: int) -> None:
-    """Delete a product that never moved. Raises ProductNotFound, ProductHasHistory."""
-    product = get_for_update(product_id)
+def delete(product_id: int, tags: frozenset[str] | None = None) -> None:
+    """Delete a product that never moved. Raises ProductNotFound, PreconditionFailed, ProductHasHistory."""
+    product = get_for_update(product_id, tags)
     if product.last_seq:
         raise errors.ProductHasHistory
     db.session.delete(product)
     db.session.flush()
 
 
-def get_for_update(product_id: int) -> Product:
-    """The product, locked until this transaction ends. Raises ProductNotFound."""
+def get_for_update(product_id: int, tags: frozenset[str] | None = None) -> Product:
+    """The product, locked until this transaction ends. Raises ProductNotFound, PreconditionFailed."""
     product = db.session.get(Product, product_id, with_for_update={"key_share": True}, populate_existing=True)
     if product is None:
         raise errors.ProductNotFound
+    check_tag(tags, tag_of(product))
     return product
 
 
@@ -160,6 +184,7 @@ def refuse_duplicate(sku: str, other_than: int | None = None) -> None:
         raise errors.DuplicateSku
 
 
-def check_price_covers_cost(price: Decimal, cost: Decimal | None) -> None:
+def check_price_covers_cost(price: Decimal, cost: Decimal | None, *, field: str) -> None:
+    """Raise ValidationFailed for a price below the cost; ``field`` is the one of the two that was sent."""
     if cost is not None and price < cost:
-        raise errors.ValidationFailed(details={"json": {"price": ["May not be below cost."]}})
+        raise errors.ValidationFailed(details={"json": {field: ["The price may not be below the cost."]}})

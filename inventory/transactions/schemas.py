@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import ValidationError, fields, post_load, pre_load, validate, validates_schema
 from marshmallow_sqlalchemy import auto_field
 
 from inventory.api import PageQuery
@@ -13,6 +13,7 @@ from inventory.schemas import (
     MAX_QUANTITY,
     BaseSchema,
     Choice,
+    Flag,
     Id,
     Integer,
     ModelSchema,
@@ -21,7 +22,24 @@ from inventory.schemas import (
     TextSchema,
     Timestamp,
 )
-from inventory.transactions.models import REASONS, TYPES, Transaction
+from inventory.transactions.models import CROSSINGS, REASONS, TYPES, Transaction
+
+MAX_LINES = 1_000
+
+
+def expected_quantity() -> Integer:
+    return Integer(
+        validate=validate.Range(0, MAX_STOCK),
+        metadata={"description": "Record only if this is the stock now; otherwise 409 `stale_quantity`."},
+    )
+
+
+def reference() -> Text:
+    return Text(max_length=100, allow_none=True, metadata={"description": "The caller's document number."})
+
+
+def notes() -> Text:
+    return Text(max_length=500, allow_none=True, multiline=True)
 
 
 class TransactionIn(BaseSchema):
@@ -36,12 +54,9 @@ class TransactionIn(BaseSchema):
         metadata={"description": "Units: positive for a purchase or a sale, any but 0 for an adjustment."},
     )
     reason = Choice(REASONS, allow_none=True, metadata={"description": "For adjustments only; `other` if not given."})
-    reference = Text(max_length=100, allow_none=True, metadata={"description": "The caller's document number."})
-    notes = Text(max_length=500, allow_none=True, multiline=True)
-    expected_quantity = Integer(
-        validate=validate.Range(0, MAX_STOCK),
-        metadata={"description": "Record only if this is the stock now; otherwise 409 `stale_quantity`."},
-    )
+    reference = reference()
+    notes = notes()
+    expected_quantity = expected_quantity()
 
     @validates_schema(skip_on_field_errors=False)
     def check_product_is_named_once(self, data: dict[str, Any], **_kwargs: Any) -> None:
@@ -83,7 +98,7 @@ class TransactionOut(ModelSchema):
 
     id = auto_field()
     product_id = auto_field()
-    sku = fields.String()
+    sku = auto_field(metadata={"description": "The product's SKU at the time."})
     transaction_type = auto_field()
     quantity = auto_field()
     delta = auto_field(metadata={"description": "Signed effect on the stock."})
@@ -96,6 +111,63 @@ class TransactionOut(ModelSchema):
     batch_id = auto_field()
     actor = auto_field()
     created_at = Timestamp()
+
+
+class BatchIn(BaseSchema):
+    """Movements to record together; a bare array of lines is taken as well."""
+
+    lines = fields.List(fields.Nested(TransactionIn), required=True, validate=validate.Length(1, MAX_LINES))
+
+    @pre_load
+    def accept_bare_array(self, data: Any, **_kwargs: Any) -> Any:
+        return {"lines": data} if isinstance(data, list) else data
+
+
+class BatchOut(BaseSchema):
+    """What was recorded together, in the order in which it was applied."""
+
+    batch_id = fields.String(allow_none=True)
+    transactions = fields.List(fields.Nested(TransactionOut))
+
+
+class ReversalIn(BaseSchema):
+    """What to write on the contra row; nothing need be sent."""
+
+    body_optional = True
+
+    reference = reference()
+    notes = notes()
+
+
+class DryRunQuery(TextSchema):
+    dry_run = Flag(
+        load_default=False,
+        metadata={"description": "Check everything and answer 200 with what would have been, but record nothing."},
+    )
+
+
+class FeedQuery(TextSchema):
+    after = fields.String(
+        load_default=None,
+        validate=validate.Length(max=4000),
+        metadata={"description": "The `cursor` of the last row seen, or none to begin with the first row ever."},
+    )
+    limit = Integer(
+        load_default=100, validate=validate.Range(1, 1000), metadata={"description": "How many rows to return at most."}
+    )
+
+
+class FeedOut(TransactionOut):
+    """A row of the ledger as the feed shows it."""
+
+    crossed = fields.String(
+        allow_none=True,
+        metadata={
+            "enum": [*CROSSINGS, None],
+            "description": "Whether the row took the stock down to the reorder point, to nothing, or back above it.",
+        },
+    )
+    cursor = fields.String(metadata={"description": "Where to go on after this row."})
 
 
 class TransactionFilters(TextSchema):

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from inventory import errors
-from inventory.db import db, fold
-from inventory.pages import Page, PageRequest, paginate
+from inventory.db import db, fold, transaction_id
 from inventory.products.models import MAX_STOCK, Product
+from inventory.schemas import MAX_QUANTITY
+from inventory.transactions import queries
+from inventory.transactions.idempotency import claim
 from inventory.transactions.models import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy import Row, Select, Table
+    from sqlalchemy import Row, Table
+
+    from inventory.idempotency import RequestKey
 
 PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)
-SORTABLE = {"id": Transaction.id, "created_at": Transaction.created_at}
+TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
 VERBS = {"sale": "sell", "adjustment": "remove"}
 
 
@@ -34,17 +38,20 @@ class Movement:
     reference: str | None = None
     notes: str | None = None
     expected_quantity: int | None = None
+    reverses_id: int | None = None
 
     @property
     def delta(self) -> int:
         return -self.quantity if self.transaction_type == "sale" else self.quantity
 
 
-def record(product_id: int, movement: Movement) -> dict[str, Any]:
+def record(
+    product_id: int, movement: Movement, *, key: RequestKey | None = None, batch_id: str | None = None
+) -> Row[Any]:
     """Move a product's stock and write the ledger row. The only place where ``quantity_on_hand`` changes.
 
     Returns the row as TransactionOut shows it. Raises UnknownProduct, ProductInactive, StaleQuantity,
-    InsufficientStock, or ValidationFailed when the stock would pass MAX_STOCK.
+    InsufficientStock, or ValidationFailed when the stock would pass MAX_STOCK; then nothing has changed.
     """
     moved = move_stock(product_id, movement)
     if moved is None:
@@ -52,10 +59,11 @@ def record(product_id: int, movement: Movement) -> dict[str, Any]:
         # The stock changed between the two statements so that the movement is possible now; the row is locked.
         moved = move_stock(product_id, movement)
         assert moved is not None  # noqa: S101
-    written = db.session.execute(
+    return db.session.execute(
         insert(LEDGER)
         .values(
             product_id=product_id,
+            sku=moved.sku,
             transaction_type=movement.transaction_type,
             quantity=movement.quantity,
             delta=movement.delta,
@@ -64,11 +72,15 @@ def record(product_id: int, movement: Movement) -> dict[str, Any]:
             reason=movement.reason,
             reference=movement.reference,
             notes=movement.notes,
+            reverses_id=movement.reverses_id,
+            batch_id=batch_id,
+            crossed=crossing(movement, moved.quantity_on_hand, moved.reorder_point),
+            xid=transaction_id(),
             created_at=moved.updated_at,
+            **(key.columns() if key else {}),
         )
-        .returning(*LEDGER.columns)
+        .returning(*queries.COLUMNS)
     ).one()
-    return {"sku": moved.sku, **written._mapping}  # noqa: SLF001
 
 
 def move_stock(product_id: int, movement: Movement) -> Row[Any] | None:
@@ -83,9 +95,15 @@ def move_stock(product_id: int, movement: Movement) -> Row[Any] | None:
         guarded = guarded.where(PRODUCTS.c.is_active)
     if movement.expected_quantity is not None:
         guarded = guarded.where(PRODUCTS.c.quantity_on_hand == movement.expected_quantity)
+    if movement.reason == "count":
+        guarded = guarded.values(last_counted_at=func.clock_timestamp())
     return db.session.execute(
         guarded.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1).returning(
-            PRODUCTS.c.sku, PRODUCTS.c.quantity_on_hand, PRODUCTS.c.last_seq, PRODUCTS.c.updated_at
+            PRODUCTS.c.sku,
+            PRODUCTS.c.quantity_on_hand,
+            PRODUCTS.c.last_seq,
+            PRODUCTS.c.reorder_point,
+            PRODUCTS.c.updated_at,
         )
     ).one_or_none()
 
@@ -102,11 +120,7 @@ def explain_refusal(product_id: int, movement: Movement) -> None:
     if not product.is_active and movement.transaction_type != "adjustment":
         raise errors.ProductInactive
     available = product.quantity_on_hand
-    if movement.expected_quantity not in {None, available}:
-        raise errors.StaleQuantity(
-            f"Expected {movement.expected_quantity} units in stock, but there are {available}",
-            {"expected": movement.expected_quantity, "quantity_on_hand": available},
-        )
+    check_expectation(movement.expected_quantity, available)
     if available + movement.delta < 0:
         requested = -movement.delta
         raise errors.InsufficientStock(
@@ -118,56 +132,108 @@ def explain_refusal(product_id: int, movement: Movement) -> None:
         raise errors.ValidationFailed(details={"json": {"quantity": [f"The stock may not pass {MAX_STOCK}."]}})
 
 
-def create(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Record what a client sent as TransactionIn. Raises what ``record`` raises."""
+def check_expectation(expected: int | None, available: int) -> None:
+    if expected not in {None, available}:
+        raise errors.StaleQuantity(
+            f"Expected {expected} units in stock, but there are {available}",
+            {"expected": expected, "quantity_on_hand": available},
+        )
+
+
+def crossing(movement: Movement, after: int, reorder_point: int) -> str | None:
+    """Whether a movement took the stock to nothing, to the reorder point, or back above it."""
+    before = after - movement.delta
+    if movement.reason == "opening":
+        return None
+    if before > after == 0:
+        return "out"
+    if before > reorder_point >= after:
+        return "low"
+    if before <= reorder_point < after:
+        return "recovered"
+    return None
+
+
+def create(data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any]:
+    """Record what a client sent as TransactionIn. Raises what ``record`` and ``claim`` raise."""
+    earlier = claim(key)
+    if earlier is not None:
+        return queries.get(earlier.transaction_id)
     facts = dict(data)
+    return record(product_of(facts), Movement(**facts), key=key)
+
+
+def product_of(facts: dict[str, Any]) -> int:
+    """Take ``product_id`` or ``sku`` out of what a client sent. Returns the product's id or raises UnknownProduct."""
     sku, product_id = facts.pop("sku", None), facts.pop("product_id", None)
-    return record(find_product_id(sku) if product_id is None else product_id, Movement(**facts))
-
-
-def find_product_id(sku: str) -> int:
-    product_id = db.session.scalar(select(Product.id).where(Product.sku_folded == fold(sku)))
+    if product_id is None:
+        product_id = db.session.scalar(select(Product.id).where(Product.sku_folded == fold(sku)))
     if product_id is None:
         raise errors.UnknownProduct
-    return product_id
+    return int(product_id)
 
 
-def select_rows(filters: Mapping[str, Any]) -> Select[Any]:
-    """The ledger's rows with their product's SKU, narrowed by TransactionFilters."""
-    statement = select(*LEDGER.columns, PRODUCTS.c.sku).join_from(LEDGER, PRODUCTS)
-    for name in ("product_id", "transaction_type", "reason", "reference", "batch_id"):
-        if name in filters:
-            statement = statement.where(LEDGER.c[name] == filters[name])
-    if "sku" in filters:
-        wanted = select(Product.id).where(Product.sku_folded == fold(filters["sku"])).scalar_subquery()
-        statement = statement.where(LEDGER.c.product_id == wanted)
-    if "created_from" in filters:
-        statement = statement.where(LEDGER.c.created_at >= filters["created_from"])
-    if "created_to" in filters:
-        statement = statement.where(LEDGER.c.created_at <= filters["created_to"])
-    return statement
+def count(product_id: int, data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any]:
+    """Set the stock to what was counted; a count that agrees leaves a row all the same, as its proof.
 
-
-def find(filters: Mapping[str, Any], page: PageRequest) -> Page:
-    return paginate(select_rows(filters), SORTABLE, page)
-
-
-def get(transaction_id: int) -> Row[Any]:
-    row = db.session.execute(select_rows({}).where(LEDGER.c.id == transaction_id)).one_or_none()
-    if row is None:
-        raise errors.TransactionNotFound
-    return row
-
-
-def history(product_id: int, page: PageRequest) -> Page:
-    """A product's rows, newest first. Raises ProductNotFound."""
-    if db.session.scalar(select(Product.id).where(Product.id == product_id)) is None:
+    Raises ProductNotFound, StaleQuantity, and what ``claim`` raises.
+    """
+    earlier = claim(key)
+    if earlier is not None:
+        return queries.get(earlier.transaction_id)
+    facts = dict(data)
+    available = lock([product_id]).get(product_id)
+    if available is None:
         raise errors.ProductNotFound
-    return find({"product_id": product_id}, page)
+    check_expectation(facts.pop("expected_quantity", None), available)
+    units = difference(facts.pop("counted_quantity"), available, field="counted_quantity")
+    return record(product_id, Movement("adjustment", units, reason="count", **facts), key=key)
 
 
-def latest(product_id: int, count: int) -> Sequence[Row[Any]]:
-    """The newest rows of a product, at most ``count``."""
-    newest_first = (LEDGER.c.created_at.desc(), LEDGER.c.id.desc())
-    statement = select_rows({"product_id": product_id}).order_by(*newest_first).limit(count)
-    return db.session.execute(statement).all()
+def difference(wanted: int, available: int, *, field: str) -> int:
+    """Units by which the stock has to move. Raises ValidationFailed if one row of the ledger cannot move as many."""
+    units = wanted - available
+    if abs(units) > MAX_QUANTITY:
+        raise errors.ValidationFailed(details={"json": {field: [TOO_FAR]}})
+    return units
+
+
+def lock(product_ids: Iterable[int]) -> dict[int, int]:
+    """Lock products until this transaction ends, in the one order that keeps two such locks from a deadlock.
+
+    Returns the stock of those that exist.
+    """
+    statement = select(Product.id, Product.quantity_on_hand).where(Product.id.in_(set(product_ids)))
+    rows = db.session.execute(statement.order_by(Product.id).with_for_update(key_share=True))
+    return {row.id: row.quantity_on_hand for row in rows}
+
+
+def reverse(transaction_id: int, data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any]:
+    """Undo a movement by a contra row. The unique constraint on ``reverses_id`` decides that it happens once.
+
+    Raises TransactionNotFound, NotReversible, AlreadyReversed, InsufficientStock, and what ``claim`` raises.
+    """
+    earlier = claim(key)
+    if earlier is not None:
+        return queries.get(earlier.transaction_id)
+    row = queries.get(transaction_id)
+    if row.reverses_id is not None or row.delta == 0:
+        raise errors.NotReversible
+    lock([row.product_id])
+    refuse_reversed([row])
+    return record_contra(row, data, key=key)
+
+
+def refuse_reversed(rows: Sequence[Row[Any]]) -> None:
+    """The unique constraint decides; with the products locked this look beforehand finds the same."""
+    reversed_already = select(Transaction.id).where(Transaction.reverses_id.in_([row.id for row in rows])).limit(1)
+    if db.session.scalar(reversed_already) is not None:
+        raise errors.AlreadyReversed
+
+
+def record_contra(
+    row: Row[Any], data: Mapping[str, Any], *, key: RequestKey | None = None, batch_id: str | None = None
+) -> Row[Any]:
+    """Record the opposite of a row of the ledger."""
+    contra = Movement("adjustment", -row.delta, reason="reversal", reverses_id=row.id, **data)
+    return record(row.product_id, contra, key=key, batch_id=batch_id)

@@ -24,28 +24,30 @@ def folded(length: int) -> sa.types.TypeEngine[str]:
 
 
 # Rows of the ledger are written once. TRUNCATE fires no row trigger, so PostgreSQL has a statement trigger as well.
+LEDGER_TABLES = ("transactions", "batches")
 SQLITE_TRIGGERS = [
     f"""
-    CREATE TRIGGER transactions_refuse_{event.lower()} BEFORE {event} ON transactions
+    CREATE TRIGGER {table}_refuse_{event.lower()} BEFORE {event} ON {table}
     BEGIN SELECT RAISE(ABORT, 'ledger rows are never updated or deleted'); END
     """
+    for table in LEDGER_TABLES
     for event in ("UPDATE", "DELETE")
 ]
 POSTGRESQL_TRIGGERS = [
     """
-    CREATE FUNCTION transactions_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION ledger_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         RAISE EXCEPTION 'ledger rows are never updated or deleted' USING ERRCODE = 'restrict_violation';
     END $$
     """,
-    """
-    CREATE TRIGGER transactions_refuse_change BEFORE UPDATE OR DELETE ON transactions
-    FOR EACH ROW EXECUTE FUNCTION transactions_refuse_change()
-    """,
-    """
-    CREATE TRIGGER transactions_refuse_truncate BEFORE TRUNCATE ON transactions
-    FOR EACH STATEMENT EXECUTE FUNCTION transactions_refuse_change()
-    """,
+    *(
+        f"""
+        CREATE TRIGGER {table}_refuse_{name} BEFORE {event} ON {table}
+        FOR EACH {level} EXECUTE FUNCTION ledger_refuse_change()
+        """
+        for table in LEDGER_TABLES
+        for name, event, level in (("change", "UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+    ),
 ]
 
 
@@ -56,6 +58,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("name_folded", folded(100), nullable=False),
         sa.Column("description", sa.String(500)),
+        sa.Column("version", sa.BigInteger(), nullable=False, server_default=sa.text("1")),
         sa.Column("created_at", moment, nullable=False),
         sa.Column("updated_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_categories"),
@@ -81,6 +84,7 @@ def upgrade() -> None:
         sa.Column("is_active", sa.Boolean(), nullable=False, server_default=sa.true()),
         sa.Column("version", sa.BigInteger(), nullable=False, server_default=sa.text("1")),
         sa.Column("last_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column("last_counted_at", moment),
         sa.Column("created_at", moment, nullable=False),
         sa.Column("updated_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_products"),
@@ -102,9 +106,28 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 80},
     )
     op.create_table(
+        "batches",
+        sa.Column("id", sa.String(36), primary_key=True),
+        sa.Column("kind", sa.String(10), nullable=False),
+        sa.Column("client", sa.String(100), nullable=False, server_default=""),
+        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("fingerprint", sa.String(64)),
+        sa.Column("rows", sa.BigInteger()),
+        sa.Column("created", sa.BigInteger()),
+        sa.Column("updated", sa.BigInteger()),
+        sa.Column("unchanged", sa.BigInteger()),
+        sa.Column("created_at", moment, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_batches"),
+        sa.UniqueConstraint("idempotency_key", "client", name="uq_batches_idempotency_key_client"),
+        sa.CheckConstraint("kind IN ('batch', 'reversal', 'import')", name="ck_batches_kind_known"),
+        sa.CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="ck_batches_key_has_fingerprint"),
+        sa.CheckConstraint("(kind = 'import') = (rows IS NOT NULL)", name="ck_batches_import_has_counts"),
+    )
+    op.create_table(
         "transactions",
         sa.Column("id", big_id, primary_key=True),
         sa.Column("product_id", big_id, nullable=False),
+        sa.Column("sku", sa.String(50), nullable=False),
         sa.Column("transaction_type", sa.String(10), nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
         sa.Column("delta", sa.BigInteger(), nullable=False),
@@ -115,11 +138,15 @@ def upgrade() -> None:
         sa.Column("notes", sa.String(500)),
         sa.Column("reverses_id", big_id),
         sa.Column("batch_id", sa.String(36)),
+        sa.Column("crossed", sa.String(9)),
+        sa.Column("client", sa.String(100), nullable=False, server_default=""),
+        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("fingerprint", sa.String(64)),
+        sa.Column("xid", sa.BigInteger(), nullable=False),
         sa.Column("actor", sa.String(100)),
         sa.Column("created_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_transactions"),
         sa.UniqueConstraint("product_id", "seq", name="uq_transactions_product_id_seq"),
-        sa.UniqueConstraint("reverses_id", name="uq_transactions_reverses_id"),
         sa.ForeignKeyConstraint(
             ["product_id"], ["products.id"], name="fk_transactions_product_id_products", ondelete="RESTRICT"
         ),
@@ -129,6 +156,19 @@ def upgrade() -> None:
             name="fk_transactions_reverses_id_transactions",
             ondelete="RESTRICT",
         ),
+        sa.ForeignKeyConstraint(
+            ["batch_id"],
+            ["batches.id"],
+            name="fk_transactions_batch_id_batches",
+            ondelete="RESTRICT",
+            deferrable=True,
+            initially="DEFERRED",
+        ),
+        sa.CheckConstraint(
+            "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="ck_transactions_key_has_fingerprint"
+        ),
+        sa.CheckConstraint("reverses_id IS NULL OR reason = 'reversal'", name="ck_transactions_only_reversals_reverse"),
+        sa.CheckConstraint("crossed IN ('low', 'out', 'recovered')", name="ck_transactions_crossed_known"),
         sa.CheckConstraint(
             "transaction_type IN ('purchase', 'sale', 'adjustment')",
             name="ck_transactions_transaction_type_known",
@@ -153,6 +193,17 @@ def upgrade() -> None:
         sa.CheckConstraint("length(notes) <= 500", name="ck_transactions_notes_length"),
         sqlite_autoincrement=True,
     )
+    # Most rows reverse nothing and have no key; those are left out of the indexes that keep both unique.
+    for columns in (("reverses_id",), ("idempotency_key", "client")):
+        present = sa.text(f"{columns[0]} IS NOT NULL")
+        op.create_index(
+            f"uq_transactions_{'_'.join(columns)}",
+            "transactions",
+            columns,
+            unique=True,
+            postgresql_where=present,
+            sqlite_where=present,
+        )
     for statement in SQLITE_TRIGGERS if op.get_context().dialect.name == "sqlite" else POSTGRESQL_TRIGGERS:
         op.execute(statement)
 
@@ -162,7 +213,8 @@ def downgrade() -> None:
     if not op.get_context().as_sql and op.get_bind().scalar(sa.text("SELECT count(*) FROM transactions")):
         raise SystemExit("The ledger has rows, and this would destroy them. Export them and drop the database by hand.")
     op.drop_table("transactions")
+    op.drop_table("batches")
     op.drop_table("products")
     op.drop_table("categories")
     if op.get_context().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION transactions_refuse_change()")
+        op.execute("DROP FUNCTION ledger_refuse_change()")

@@ -24,6 +24,7 @@ INDEXES = [
     ("products", "created_at", "id"),
     ("transactions", "product_id", "created_at", "id"),
     ("transactions", "created_at", "id"),
+    ("transactions", "xid", "id"),
 ]
 # Most rows have no value here, and those are left out.
 SPARSE_INDEXES = [

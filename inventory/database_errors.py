@@ -1,0 +1,94 @@
+"""What the database objects to, as the error that a client is answered with."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from inventory.errors import (
+    AlreadyReversed,
+    DatabaseBusy,
+    DatabaseNotMigrated,
+    DatabaseUnavailable,
+    DuplicateCategory,
+    DuplicateSku,
+    IdempotencyInProgress,
+    InternalError,
+    ServiceError,
+    StorageFull,
+)
+
+# Constraints that a client can run into when two requests race, by name; the naming convention in db.py makes
+# the names, and the services have already refused what can be seen beforehand.
+BY_CONSTRAINT: dict[str, type[ServiceError]] = {
+    "uq_categories_name_folded": DuplicateCategory,
+    "uq_products_sku_folded": DuplicateSku,
+    "uq_transactions_reverses_id": AlreadyReversed,
+    "uq_transactions_idempotency_key_client": IdempotencyInProgress,
+    "uq_batches_idempotency_key_client": IdempotencyInProgress,
+}
+
+# SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html. 55P03 lock_not_available,
+# 57014 query_canceled (statement_timeout), 40001 serialization_failure, 40P01 deadlock_detected,
+# 42P01 undefined_table, 42703 undefined_column, 53100 disk_full, 53300 too_many_connections,
+# 25006 read_only_sql_transaction.
+BY_SQLSTATE: dict[str, type[ServiceError]] = {
+    "55P03": DatabaseBusy,
+    "57014": DatabaseBusy,
+    "40001": DatabaseBusy,
+    "40P01": DatabaseBusy,
+    "42P01": DatabaseNotMigrated,
+    "42703": DatabaseNotMigrated,
+    "53100": StorageFull,
+    "53300": DatabaseUnavailable,
+    "25006": DatabaseUnavailable,
+}
+
+# Result codes, https://www.sqlite.org/rescode.html (the primary code is the low byte).
+BY_SQLITE_CODE: dict[int, type[ServiceError]] = {
+    5: DatabaseBusy,  # SQLITE_BUSY
+    6: DatabaseBusy,  # SQLITE_LOCKED
+    8: DatabaseUnavailable,  # SQLITE_READONLY
+    10: DatabaseUnavailable,  # SQLITE_IOERR
+    11: DatabaseUnavailable,  # SQLITE_CORRUPT
+    13: StorageFull,  # SQLITE_FULL
+    14: DatabaseUnavailable,  # SQLITE_CANTOPEN
+    26: DatabaseUnavailable,  # SQLITE_NOTADB
+}
+
+
+def constraint_name(error: DBAPIError) -> str | None:
+    """Name of the violated constraint. SQLite names only the columns of a UNIQUE, so the name is rebuilt."""
+    diagnostics = getattr(error.orig, "diag", None)
+    if diagnostics is not None:
+        name: str | None = diagnostics.constraint_name
+        return name
+    if match := re.search(r"UNIQUE constraint failed: (\w+)\.(\w+(?:, \w+\.\w+)*)", str(error.orig)):
+        columns = re.sub(r", \w+\.", "_", match[2])
+        return f"uq_{match[1]}_{columns}"
+    return None
+
+
+def from_database(error: DBAPIError) -> ServiceError:
+    """The answer to an error of the database, found by constraint, SQLSTATE or result code, never by text."""
+    if refusal := BY_CONSTRAINT.get(constraint_name(error) or ""):
+        return refusal()
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if known := BY_SQLSTATE.get(sqlstate or ""):
+        return known()
+    result_code = getattr(error.orig, "sqlite_errorcode", None)
+    if known := BY_SQLITE_CODE.get((result_code or 0) & 0xFF):
+        return known()
+    if re.match("no such (table|column)", str(error.orig)):  # SQLite has no code of its own for these
+        return DatabaseNotMigrated()
+    if error.connection_invalidated or is_connection_failure(error, sqlstate):
+        return DatabaseUnavailable()
+    return InternalError()
+
+
+def is_connection_failure(error: DBAPIError, sqlstate: str | None) -> bool:
+    """Class 08 (connection exception), 57P (shutdown), 25P03 (idle timeout), or no answer from a server at all."""
+    if sqlstate is None:
+        return isinstance(error, OperationalError) and hasattr(error.orig, "diag")
+    return sqlstate.startswith(("08", "57P")) or sqlstate == "25P03"

@@ -1,0 +1,76 @@
+"""The handlers that turn every exception, wherever it was raised, into the one envelope."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import flask
+import sqlalchemy.exc
+from werkzeug.exceptions import HTTPException
+
+from inventory import database_errors
+from inventory.errors import (
+    BadRequest,
+    DatabaseBusy,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ServiceError,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+
+logger = logging.getLogger(__name__)
+
+BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
+    error.status: error for error in (BadRequest, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
+}
+
+
+def respond(error: ServiceError) -> Response:
+    response = flask.jsonify(error.envelope())
+    response.status_code = error.status
+    response.headers.extend(dict(error.headers))
+    return response
+
+
+def handle_http_exception(error: HTTPException) -> Response:
+    """Errors of Flask and Werkzeug themselves: unknown paths, wrong methods, oversized bodies."""
+    if error.code is not None and error.code < 400:
+        return flask.make_response(error.get_response())
+    response = respond(
+        BY_HTTP_STATUS.get(error.code or 500, BadRequest if (error.code or 500) < 500 else InternalError)()
+    )
+    allow = dict(error.get_headers()).get("Allow")
+    if allow:
+        response.headers["Allow"] = allow
+    return response
+
+
+def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
+    answer = database_errors.from_database(error)
+    if answer.status >= 500:
+        logger.error("database error answered with %s", answer.slug, exc_info=error)
+    return respond(answer)
+
+
+def handle_pool_timeout(error: sqlalchemy.exc.TimeoutError) -> Response:
+    logger.warning("no database connection became free in time: %s", error)
+    return respond(DatabaseBusy())
+
+
+def handle_unexpected(error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return respond(InternalError())
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(ServiceError, respond)
+    app.register_error_handler(HTTPException, handle_http_exception)
+    app.register_error_handler(sqlalchemy.exc.DBAPIError, handle_database_error)
+    app.register_error_handler(sqlalchemy.exc.TimeoutError, handle_pool_timeout)
+    app.register_error_handler(Exception, handle_unexpected)

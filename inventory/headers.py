@@ -1,0 +1,115 @@
+"""What requests and answers say in headers: idempotency keys, conditions and tags, links between pages.
+
+The dictionaries are how the OpenAPI document describes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import flask
+
+from inventory import errors
+from inventory.idempotency import RequestKey, fingerprint, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from werkzeug.wrappers import Response
+
+    from inventory.pages import Page
+
+PAGE_HEADERS = {
+    "Link": {
+        "description": 'Addresses of the neighbouring pages, `rel="next"` and `rel="prev"` (RFC 8288).',
+        "schema": {"type": "string"},
+    },
+    "X-Total-Count": {
+        "description": "Number of all rows, with `include_total=true`.",
+        "schema": {"type": "integer"},
+    },
+}
+LINK_HEADER = {"Link": PAGE_HEADERS["Link"]}
+LOCATION_HEADER = {"Location": {"description": "Path of what was created.", "schema": {"type": "string"}}}
+
+IDEMPOTENCY_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+    "description": "A value of the client's choice, new for each intended change. The same request sent again with it"
+    " has no second effect and gets the first answer, with `Idempotent-Replayed: true`. Kept for ever.",
+}
+IF_MATCH = {
+    "in": "header",
+    "name": "If-Match",
+    "schema": {"type": "string"},
+    "description": "Change it only if its `ETag` is still this one; otherwise 412.",
+}
+IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "schema": {"type": "string"},
+    "description": "Answer 304 without a body if the `ETag` is still this one.",
+}
+ETAG_HEADER = {"ETag": {"description": "Version of what was returned (RFC 9110).", "schema": {"type": "string"}}}
+
+
+def idempotency_key(payload: Any) -> RequestKey | None:
+    """The request's key, with a fingerprint of ``payload``. Raises IdempotencyKeyRequired, InvalidIdempotencyKey."""
+    request, sent = flask.request, flask.request.headers.getlist("Idempotency-Key")
+    if not sent:
+        if flask.current_app.config["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"]:
+            raise errors.IdempotencyKeyRequired
+        return None
+    if len(sent) > 1:
+        raise errors.InvalidIdempotencyKey
+    whole = fingerprint([request.method, str(request.url_rule), payload])
+    key = flask.g.idempotency_key = RequestKey("", parse(sent[0]), whole)
+    return key
+
+
+def mark_replay(response: Response) -> Response:
+    key = flask.g.get("idempotency_key")
+    if key is not None and key.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def etag(tag: str) -> dict[str, str]:
+    return {"ETag": f'"{tag}"'}
+
+
+def if_match() -> frozenset[str] | None:
+    """The tags of which one must be current, or None if the request makes no condition."""
+    tags = flask.request.if_match
+    # A proxy that compresses weakens tags on their way to the client, who cannot know better.
+    return None if not tags or tags.star_tag else frozenset(tags.as_set(include_weak=True))
+
+
+def answer_conditionally(response: Response) -> Response:
+    """304 where If-None-Match names the representation's tag (RFC 9110 section 13.1.2)."""
+    if response.status_code == 200 and "ETag" in response.headers:
+        return response.make_conditional(flask.request)
+    return response
+
+
+def next_link(query: Mapping[str, str]) -> dict[str, str]:
+    """The Link to where a poller goes on."""
+    kept = {name: value for name, value in flask.request.args.items() if name not in query}
+    return {"Link": f'<{flask.request.path}?{urlencode({**kept, **query})}>; rel="next"'}
+
+
+def page_headers(page: Page) -> dict[str, str]:
+    headers = {}
+    if page.links:
+        headers["Link"] = ", ".join(f'<{page_path(query)}>; rel="{rel}"' for rel, query in page.links.items())
+    if page.total is not None:
+        headers["X-Total-Count"] = str(page.total)
+    return headers
+
+
+def page_path(query: Mapping[str, str | int]) -> str:
+    """The current request's path and filters with the page's position replaced."""
+    kept = [(name, value) for name, value in flask.request.args.items() if name not in {"skip", "cursor"}]
+    return f"{flask.request.path}?{urlencode([*kept, *query.items()])}"

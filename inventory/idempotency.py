@@ -1,0 +1,46 @@
+"""A request's idempotency key, as the header brings it; the ledger's side is transactions/idempotency.py."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from inventory import errors
+
+# Visible ASCII, bare or as a quoted string (RFC 8941 section 3.3.3). Servers join a header that was sent twice with
+# a comma, so a bare key has none.
+BARE = re.compile(r"[!-+\--~]{1,255}")
+QUOTED = re.compile(r'"([!#-\[\]-~]{1,255})"')
+
+
+@dataclass
+class RequestKey:
+    """A client's key and what it was sent with. ``replayed`` tells afterwards that the effect was there already."""
+
+    client: str
+    key: str
+    fingerprint: str
+    replayed: bool = False
+
+    def columns(self) -> dict[str, str]:
+        """What the ledger stores of it."""
+        return {"client": self.client, "idempotency_key": self.key, "fingerprint": self.fingerprint}
+
+
+def parse(header: str) -> str:
+    """The key in a header. Raises InvalidIdempotencyKey."""
+    if quoted := QUOTED.fullmatch(header):
+        return quoted[1]
+    if header.startswith('"') or not BARE.fullmatch(header):
+        raise errors.InvalidIdempotencyKey
+    return header
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 of a request as it was understood: defaults filled in, blanks trimmed, keys in one order."""
+    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str)
+    return hashlib.sha256(canonical).hexdigest()
