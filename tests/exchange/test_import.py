@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -420,6 +421,19 @@ def test_a_larger_upload_of_a_form_is_refused(small_app: Flask) -> None:
     response = upload(small_app.test_client(), ("file", file_of(2049)))
     assert (response.status_code, body(response)["error"]) == (413, "payload_too_large")
     assert counts(small_app) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("size", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_file_whose_connection_breaks_is_not_imported(app: Flask, server: Gunicorn, size: str) -> None:
+    rows = f"{NEW}A,Bolt,1,C\n"
+    content = f"{len(rows):x}\r\n{rows}\r\n" if "chunked" in size else rows
+    head = f"POST /import/products HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n{size}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"{head}{content}".encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert counts(app) == (0, 0, 0)
 
 
 def test_other_methods_are_refused(client: FlaskClient) -> None:
