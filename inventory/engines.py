@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
 WRITE = "inventory_write"
+MIGRATION_LOCK = int.from_bytes(b"stock")  # any number, as long as every release uses the same
 
 
 def sqlite_is_patched(version: tuple[int, ...] = sqlite_driver.sqlite_version_info) -> bool:
@@ -155,6 +156,19 @@ def hold(session: Session, name: str) -> None:
 def snapshot_options(dialect: str) -> dict[str, Any]:
     """Execution options of a read-only snapshot; SQLite's deferred transaction is one by itself."""
     return {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def begin_migration(connection: Connection) -> None:
+    """Let migrations run one after another, since replicas start together, and take the time that they need.
+
+    SQLite's write transaction does so by itself. A statement of a migration still gives up on a table that others
+    hold for longer than the lock timeout, rather than have every request queue behind it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
 
 
 def server_version(connection: Connection) -> str:

@@ -194,7 +194,10 @@ class Timestamp(fields.DateTime):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         if not isinstance(value, str):
             raise self.make_error("invalid", input="value", obj_type="datetime")
-        text = re.sub(r"(T.+) (\d\d:?\d\d)$", r"\1+\2", value.strip())
+        text = re.sub(r"^(.{8,10}T.+) (\d\d:?\d\d)$", r"\1+\2", value.strip())
+        # Python takes any character for the T, and so thirteen digits, which are milliseconds, for a year before 1800.
+        if not re.match(r"[0-9W-]{8,10}(?:[Tt ]|$)", text):
+            raise self.make_error("invalid", input="value", obj_type="datetime")
         try:
             if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
                 return datetime.combine(date.fromisoformat(text), self.bare_date_time, UTC)

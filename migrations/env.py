@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory.database_errors import from_database
 from inventory.db import Base
-from inventory.engines import WRITE
+from inventory.engines import WRITE, begin_migration
 from inventory.errors import InternalError
 
 database = current_app.extensions["migrate"].db
@@ -38,6 +38,7 @@ def run_in_one_transaction() -> None:
             transaction_per_migration=False,
         )
         with context.begin_transaction():
+            begin_migration(connection)
             context.run_migrations()
 
 

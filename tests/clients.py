@@ -7,11 +7,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from threading import Barrier
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def post_all(url: str, path: str, bodies: Iterable[Any], *, clients: int) -> lis
     for body in bodies:
         waiting.put(body)
 
-    def send_until_none_is_left(_number: int) -> list[Answer]:
+    def send_until_none_is_left() -> list[Answer]:
         answers = []
         with HttpClient(url) as client:
             while True:
@@ -69,5 +72,16 @@ def post_all(url: str, path: str, bodies: Iterable[Any], *, clients: int) -> lis
                 except Empty:
                     return answers
 
-    with ThreadPoolExecutor(clients) as threads:
-        return [answer for answers in threads.map(send_until_none_is_left, range(clients)) for answer in answers]
+    return [answer for answers in at_once(send_until_none_is_left, clients) for answer in answers]
+
+
+def at_once(work: Callable[[], R], count: int) -> list[R]:
+    """Run ``work`` so many times at once, each in a thread of its own that starts when all are ready."""
+    ready = Barrier(count)
+
+    def start_together(_number: int) -> R:
+        ready.wait()
+        return work()
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(start_together, range(count)))

@@ -1,4 +1,4 @@
-"""Fixtures: every test gets a migrated, empty database to itself, on each engine in turn."""
+"""Fixtures: every test gets a database of its own, copied from a migrated template, on each engine in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inventory import create_app
-from inventory.db import Base, db
+from inventory.db import db
 from tests import postgresql
 from tests.servers import Gunicorn
 
@@ -55,7 +55,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_database() -> Iterator[str]:
+def postgresql_template() -> Iterator[str]:
     assert SERVER is not None
     with postgresql.new_database(SERVER) as name:
         migrate(SERVER.url(name))
@@ -81,16 +81,15 @@ def empty_database_url(engine_name: str, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Path) -> Iterator[str]:
-    """A migrated, empty database, whose tables a test may fill but not alter."""
+    """A migrated, empty database."""
     if engine_name == "sqlite":
         copy = tmp_path / "inventory.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), copy)
         yield f"sqlite:///{copy}"
     else:
         assert SERVER is not None
-        name = request.getfixturevalue("postgresql_database")
-        yield SERVER.url(name)
-        postgresql.empty(SERVER, name, Base.metadata.tables)
+        with postgresql.new_database(SERVER, request.getfixturevalue("postgresql_template")) as name:
+            yield SERVER.url(name)
 
 
 @pytest.fixture

@@ -143,12 +143,14 @@ def read_header(record: list[str], problems: Problems) -> list[str]:
     """Column names in the file's order. Raises ImportInvalid for an unknown, doubled or missing one."""
     problems.refuse_any()
     header = [name.strip().lower() for name in record]
-    for position, name in enumerate(header):
+    seen: set[str] = set()
+    for position, name in enumerate(header, start=1):
         if name not in PRODUCT_COLUMNS:
-            problems.add(1, None, f"Column {position + 1} has an unknown name; known are {', '.join(PRODUCT_COLUMNS)}.")
-        elif name in header[:position]:
+            problems.add(1, None, f"Column {position} has an unknown name; known are {', '.join(PRODUCT_COLUMNS)}.")
+        elif name in seen:
             problems.add(1, name, "The column stands twice.")
-    if "sku" not in header:
+        seen.add(name)
+    if "sku" not in seen:
         problems.add(1, "sku", "The column is missing.")
     problems.refuse_any()
     return header
