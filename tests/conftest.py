@@ -25,6 +25,10 @@ REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",
 SERVER = postgresql.find_server()
 ENGINES = ["sqlite", "postgresql"] if SERVER else ["sqlite"]
 
+# For what only one of the engines can do.
+on_sqlite = pytest.mark.parametrize("engine_name", ["sqlite"])
+on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
+
 
 def pytest_configure() -> None:
     if missing := set(REQUIRED) - set(ENGINES):
@@ -127,6 +131,15 @@ def app(database_url: str) -> Iterator[Flask]:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def impatient(database_url: str) -> Iterator[Flask]:
+    """Another instance of the application on the same database, with one thread and no patience for locks."""
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_BUSY_TIMEOUT_MS": 50, "INVENTORY_THREADS": 1})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
 
 
 @pytest.fixture
