@@ -113,6 +113,6 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | Non
 def feed_position(cursor: str) -> tuple[int, int]:
     """Transaction number and row id. Raises InvalidCursor."""
     match unpack(cursor):
-        case ["feed", int(xid), int(row_id)] if max(xid, row_id) <= MAX_ID:
+        case ["feed", xid, row_id] if type(xid) is type(row_id) is int and max(xid, row_id) <= MAX_ID:
             return xid, row_id
     raise errors.InvalidCursor
