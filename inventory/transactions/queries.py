@@ -96,8 +96,9 @@ def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
 def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
     """Rows past a cursor, in an order that no later commit can disturb, and the cursor to go on with.
 
-    A position is the number of the writing transaction and the row's id. Only transactions below the oldest one that
-    is still running are shown, since it might yet add rows; so a row is late by the longest write, never lost.
+    A position is a transaction number, no lower than the writing transaction's own, and the row's id. Only positions
+    below the oldest transaction that is still running are shown, since it might yet add rows; so a row is late by the
+    longest write, never lost.
     Raises InvalidCursor.
     """
     start = (0, 0) if after is None else feed_position(after)
