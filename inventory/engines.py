@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, func, select
+from sqlalchemy.exc import InvalidatePoolError
 
 try:
     import pysqlite3 as sqlite_driver
@@ -26,13 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.orm import Session
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
 WRITE = "inventory_write"
+IDLE_SINCE = "inventory_idle_since"
+ASSUMED_ALIVE_SECONDS = 1
 MIGRATION_LOCK = int.from_bytes(b"stock")  # any number, as long as every release uses the same
 
 
@@ -73,6 +78,30 @@ def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
     """Set up an engine's connections and the way their transactions begin."""
     if engine.dialect.name == "sqlite":
         configure_sqlite(engine, busy_timeout_ms)
+    else:
+        replace_dead_connections(engine)
+
+
+def replace_dead_connections(engine: Engine) -> None:
+    """Ask a connection that has lain idle whether it still lives, so that no request finds out that it does not.
+
+    Connections in steady use are not asked, which would cost every request a round trip.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note_time(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[IDLE_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        now = time.monotonic()
+        if now - record.info.get(IDLE_SINCE, now) < ASSUMED_ALIVE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            # The pool throws away every connection that is older than this moment, and makes a new one.
+            raise InvalidatePoolError from None
 
 
 def configure_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
