@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import sqlite3
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -196,6 +198,20 @@ def begin_migration(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
         connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
+
+
+def free_bytes(connection: Connection) -> int | None:
+    """By how much an SQLite database can still grow: room on its disk, and up to its own limit; else None.
+
+    Only a PostgreSQL server knows what room it has.
+    """
+    if connection.dialect.name != "sqlite":
+        return None
+    names = ("page_size", "page_count", "freelist_count", "max_page_count")
+    size, used, unused, limit = (int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in names)
+    file = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+    disk = shutil.disk_usage(file).free if file else sys.maxsize
+    return min(size * (limit - used + unused), disk)
 
 
 def server_version(connection: Connection) -> str:
