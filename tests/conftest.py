@@ -11,6 +11,7 @@ import pytest
 from inventory import create_app
 from inventory.db import db
 from tests import postgresql
+from tests.reliability import figures
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     return f"engines: {', '.join(ENGINES)}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    figures.summarise(terminalreporter)
 
 
 def migrate(url: str) -> None:
