@@ -12,6 +12,7 @@ import pytest
 from inventory import create_app
 from inventory.db import db
 from tests import postgresql, sound
+from tests.reliability import figures
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     sent = [value for end in ends for name, value in end.user_properties if name == "hostile requests"]
     if sent:
         terminalreporter.write_line(f"hostile input: {sum(sent):,} requests in {len(sent)} tests")
+    figures.summarise(terminalreporter)
 
 
 def migrate(url: str) -> None:
