@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import func, insert, select, update
 
 from inventory import errors
-from inventory.db import db, fold, transaction_id
+from inventory.db import db, fold, write_position
 from inventory.products.models import MAX_STOCK, Product
 from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import queries
@@ -75,7 +75,7 @@ def record(
             reverses_id=movement.reverses_id,
             batch_id=batch_id,
             crossed=crossing(movement, moved.quantity_on_hand, moved.reorder_point),
-            xid=transaction_id(),
+            xid=write_position(),
             created_at=moved.updated_at,
             **(key.columns() if key else {}),
         )
