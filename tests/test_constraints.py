@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -161,9 +162,10 @@ def test_rows_that_break_a_check_constraint_are_refused(app: Flask, engine_name:
                 with pytest.raises(DBAPIError) as raised:
                     db.session.execute(insert(tables()[name]).values(row))
                 db.session.rollback()
+            words = str(raised.value.orig)
             # PostgreSQL refuses a text that is too long before it looks at any constraint.
-            too_long = engine_name == "postgresql" and "value too long" in str(raised.value.orig)
-            assert constraint in str(raised.value.orig) or too_long
+            too_long = engine_name == "postgresql" and "value too long" in words
+            assert too_long or constraint in re.split(r'["\s]', words), words
 
 
 @pytest.mark.usefixtures("sound_rows")
