@@ -172,6 +172,21 @@ def init_app(app: Flask) -> None:
         raise ConfigError(f"inventory: cannot start, no folder for the SQLite file: {error}") from None
     with app.app_context():
         engines.configure(db.engine, busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
+    # The one registered last runs first: it leaves Flask-SQLAlchemy nothing to undo.
+    app.teardown_appcontext(end_transaction)
+
+
+def end_transaction(_error: BaseException | None) -> None:
+    """Undo what is not committed when a request ends; if its connection has died meanwhile, that is done already.
+
+    The answer is made by then, and an error raised here would take its place, outside of every handler.
+    """
+    try:
+        if db.session.registry.has():
+            db.session.rollback()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
 
 
 def unit_of_work(work: Callable[P, R]) -> Callable[P, R]:

@@ -109,6 +109,10 @@ class Operation:
     def json_body(self) -> Mapping[str, Any] | None:
         return self.bodies.get("application/json")
 
+    @property
+    def needs_body(self) -> bool:
+        return bool(self.description.get("requestBody", {}).get("required"))
+
     def slugs(self, status: int) -> set[str]:
         """The errors documented for a status."""
         content = self.description["responses"].get(str(status), {}).get("content", {})

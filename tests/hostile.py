@@ -69,7 +69,8 @@ QUERY_TEXTS = {
 }
 
 BAD_IDS = ["0", "4000000", str(2**63 - 1), str(2**63), str(2**64), HUGE, "-1", "+1", "1.0", "1e3", "0x1", "1 ", " "]
-BAD_IDS += ["null", "%", "\0", "1\0", "'", "1;", "1'--", BOMB, FULL_WIDTH_ONE, "\ud800", "..", "../1", "x" * 5_000]
+BAD_IDS += ["00000000-0000-4000-8000-000000000000", "0" * 32, "null", "%", "\0", "1\0", "'", "1;", "1'--", BOMB]
+BAD_IDS += [FULL_WIDTH_ONE, "\ud800", "..", "../1", "x" * 5_000]
 
 STRAY_PARAMETERS = ["", " ", "hostile", "LIMIT", "limit[]", "limit ", "_method", "\0", "é"]
 
@@ -135,8 +136,9 @@ def hostile_arrays(schema: Schema, sound: Any) -> Iterator[tuple[str, str]]:
     yield "too many items", json_array(items * (schema["maxItems"] // len(items) + 1))
     if "minItems" in schema:
         yield "no items", json_array([])
-    for what, text in hostile_json(schema["items"], sound[0]):
-        yield f"[0] {what}", json_array([text, *items[1:]])
+    for position, item in enumerate(sound):
+        for what, text in hostile_json(schema["items"], item):
+            yield f"[{position}] {what}", json_array([*items[:position], text, *items[position + 1 :]])
 
 
 def json_object(members: Mapping[str, str]) -> str:
@@ -145,6 +147,15 @@ def json_object(members: Mapping[str, str]) -> str:
 
 def json_array(items: list[str]) -> str:
     return f"[{', '.join(items)}]"
+
+
+# Texts that each header may not hold, and the slug that refuses them. Any If-None-Match will do: it only saves a body.
+NO_KEY = ["", " ", "a b", "a,b", "é", '"', '""', '"a', '"a b"', '"a", "b"', "x" * 256, '"' + "x" * 256 + '"']
+HEADERS = {
+    "Idempotency-Key": ("invalid_idempotency_key", NO_KEY),
+    "If-Match": ("precondition_failed", ['"0"', "0", 'W/"0"', '"', "é", '"a", "b"', HOSTILE, '"' + "x" * 5_000 + '"']),
+    "If-None-Match": ("", []),
+}
 
 
 def no_json_in_utf_8(body: bytes) -> list[bytes]:
@@ -182,15 +193,19 @@ def hostile_texts(parameter: Mapping[str, Any]) -> list[str]:
 
 
 def tampered(cursor: str) -> Iterator[tuple[str, bool]]:
-    """Cursors made from a sound one, and whether each may still be one."""
-    names, backward, values = content = orjson.loads(base64.urlsafe_b64decode(cursor + "=="))
-    junk: list[Any] = [None, {}, 5, 0, "id", [], [*names, "id"], [*values, 1]]
-    yield from ((encoded(changed), False) for changed in [*junk, names, content[:2], [*content, 1]])
-    for position in range(len(content)):
-        yield from ((encoded([*content[:position], changed, *content[position + 1 :]]), False) for changed in junk)
-    for position in range(len(values)):
-        for value in CURSOR_VALUES:
-            yield encoded([names, backward, [*values[:position], value, *values[position + 1 :]]]), True
+    """Cursors made from a sound one, and whether each may be sound still."""
+    content = orjson.loads(base64.urlsafe_b64decode(cursor + "=="))
+    wrong: list[Any] = [None, {}, [], 5, "id", content[:-1], [*content, 1]]
+    yield from ((encoded(changed), False) for changed in wrong)
+    for changed in with_one_value_changed(content):
+        yield encoded(changed), True
+
+
+def with_one_value_changed(content: list[Any]) -> Iterator[list[Any]]:
+    for position, held in enumerate(content):
+        changes = [*with_one_value_changed(held), held[:-1], [*held, 1]] if isinstance(held, list) else []
+        for value in [*CURSOR_VALUES, *changes]:
+            yield [*content[:position], value, *content[position + 1 :]]
 
 
 def encoded(content: Any) -> str:

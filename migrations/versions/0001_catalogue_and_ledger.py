@@ -164,9 +164,7 @@ def upgrade() -> None:
             deferrable=True,
             initially="DEFERRED",
         ),
-        sa.CheckConstraint(
-            "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="key_has_fingerprint"
-        ),
+        sa.CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="key_has_fingerprint"),
         sa.CheckConstraint("reverses_id IS NULL OR reason = 'reversal'", name="only_reversals_reverse"),
         sa.CheckConstraint("crossed IN ('low', 'out', 'recovered')", name="crossed_known"),
         sa.CheckConstraint(

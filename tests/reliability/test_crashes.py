@@ -40,10 +40,9 @@ def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, r
         crew = Crew(server.url, stock_products(server.url, PRODUCTS), keyed=8, unkeyed=2)
         feed = FeedReader(server.url)
         with feed.reading(), crew.at_work():
-            for _kill in range(kills):
-                crew.wait_for(acknowledged // kills)
+            for kill in range(1, kills + 1):
+                crew.wait_until_acknowledged(kill * acknowledged // kills)
                 kill_a_busy_worker(server, crew)
-            crew.wait_until(lambda: crew.acknowledged >= acknowledged)
         assert_feed_is_complete(app, feed)
     cut = crew.troubles["cut"]
     found = audit(app, crew.clerks)
@@ -144,13 +143,13 @@ def test_a_crashed_postgresql_is_used_again_as_soon_as_it_is_back(
             for _restart in range(restarts):
                 with crew.at_work():
                     for _time in range(3):
-                        crew.wait_for(scaled(100))
+                        crew.wait_for_more(scaled(100))
                         ended += cluster.end_sessions()
-                    crew.wait_for(scaled(100))
+                    crew.wait_for_more(scaled(100))
                     cluster.stop("immediate")
                     assert_unavailable(server)
                     returned = cluster.start()
-                    crew.wait_for(scaled(100))
+                    crew.wait_for_more(scaled(100))
                 slowest = max(slowest, crew.last_trouble - returned)
         assert worker_pids(server) == workers
         assert_feed_is_complete(app, feed)

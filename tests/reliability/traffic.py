@@ -212,10 +212,11 @@ class Crew:
             assert time.monotonic() < deadline, f"nothing came of it in {PATIENCE} s; {dict(self.troubles)}"
             time.sleep(0.005)
 
-    def wait_for(self, more: int) -> None:
-        """Watch until so many more movements are acknowledged."""
-        wanted = self.acknowledged + more
-        self.wait_until(lambda: self.acknowledged >= wanted)
+    def wait_until_acknowledged(self, count: int) -> None:
+        self.wait_until(lambda: self.acknowledged >= count)
+
+    def wait_for_more(self, count: int) -> None:
+        self.wait_until_acknowledged(self.acknowledged + count)
 
 
 class FeedReader:
@@ -239,8 +240,8 @@ class FeedReader:
 
     def follow(self, done: threading.Event) -> None:
         while not done.is_set():
-            if not self.look():
-                done.wait(PAUSE)
+            self.look()
+            done.wait(PAUSE)
 
     def read_to_the_end(self) -> None:
         while self.look() != 0:

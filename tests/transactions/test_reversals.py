@@ -8,16 +8,18 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from inventory.db import db
+from inventory.engines import begin_write
 from inventory.products.models import MAX_STOCK
 from inventory.transactions.models import Transaction
 from tests import postgresql
 from tests.builders import (
     assert_ledger_is_sound,
     body,
+    category,
     listed,
     nothing_changes,
     product,
@@ -321,6 +323,42 @@ def test_an_import_can_be_undone_like_a_batch(app: Flask, client: FlaskClient) -
     assert send_batch(client, row["batch_id"]).status_code == 201
     assert {p["sku"]: p["quantity_on_hand"] for p in listed(client.get("/products"))} == {"BOLT": 10, "NUT": 0}
     assert_ledger_is_sound(app)
+
+
+SERIES = {
+    "postgresql": "SELECT n FROM generate_series(1, :count) AS g(n)",
+    "sqlite": "WITH RECURSIVE g(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM g WHERE n < :count) SELECT n FROM g",
+}
+
+
+def import_at_once(app: Flask, batch_id: str, category_id: int, count: int) -> None:
+    """What an import of new products with 5 units each leaves, written by the database alone."""
+    with app.app_context():
+        begin_write(db.session())
+        products = text(f"""
+            INSERT INTO products (sku, sku_folded, name, name_folded, price, category_id, quantity_on_hand, last_seq,
+                created_at, updated_at)
+            SELECT 'S' || n, 's' || n, 'n', 'n', 1, :category_id, 5, 1, clock_timestamp(), clock_timestamp()
+            FROM ({SERIES[db.engine.dialect.name]}) AS numbers
+        """)
+        batch = text("INSERT INTO batches (id, kind, rows, created_at) VALUES (:id, 'import', 1, clock_timestamp())")
+        rows = text("""
+            INSERT INTO transactions (product_id, sku, transaction_type, quantity, delta, balance_after, seq, reason,
+                batch_id, xid, created_at)
+            SELECT id, sku, 'adjustment', 5, 5, 5, 1, 'opening', :id, 0, updated_at FROM products ORDER BY id
+        """)
+        db.session.execute(products, {"category_id": category_id, "count": count})
+        db.session.execute(batch, {"id": batch_id})
+        db.session.execute(rows, {"id": batch_id})
+        db.session.commit()
+
+
+def test_an_import_of_more_rows_than_a_statement_takes_is_judged_as_a_whole(app: Flask, client: FlaskClient) -> None:
+    batch_id = str(uuid4())
+    import_at_once(app, batch_id, category(client)["id"], 66_000)
+    (last,) = listed(client.get("/transactions?limit=1&sort=-id"))
+    reversal(client, last["id"])
+    assert refusal(send_batch(client, batch_id)) == ALREADY_REVERSED
 
 
 def test_an_import_that_moved_nothing_cannot_be_undone(app: Flask, client: FlaskClient) -> None:
