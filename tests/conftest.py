@@ -28,7 +28,7 @@ WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
 ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
 
 # For what only one of the engines can do.
-on_sqlite = pytest.mark.parametrize("engine_name", ["sqlite"])
+on_sqlite = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "sqlite"])
 on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
 
 
