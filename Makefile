@@ -13,7 +13,7 @@ help: ## List the targets
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with make PYTHON=…")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -24,9 +24,9 @@ $(VENV)/.development: requirements-dev.lock | $(BIN)/python
 	@touch $@ $(VENV)/.runtime
 
 .PHONY: run
-run: db ## Migrate, fill in a small demo if empty, and serve on http://127.0.0.1:8000
+run: db ## Migrate, fill in a small demo if empty, and serve on http://127.0.0.1:8000 (ARGS='-b …' elsewhere)
 	$(FLASK) seed --if-empty
-	$(BIN)/gunicorn wsgi:app
+	$(BIN)/gunicorn wsgi:app $(ARGS)
 
 .PHONY: db
 db: $(VENV)/.runtime ## Bring the database to the newest migration

@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from inventory import config
+from inventory import create_app
 
-# Read here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
-settings = config.load()
+# Made here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
+settings = create_app().config
 
 bind = "127.0.0.1:8000"
 workers = settings["INVENTORY_WORKERS"]

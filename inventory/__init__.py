@@ -25,7 +25,7 @@ def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
 
     Opens no connection. Raises ConfigError for a setting that is unknown or invalid.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config |= docs.openapi_settings() | config.load(overrides)
     db.init_app(app)
     Migrate(app, db.db, directory=str(MIGRATIONS))

@@ -56,8 +56,22 @@ class OrjsonProvider(DefaultJSONProvider):
 class IdConverter(IntegerConverter):
     """An id in a path. Numbers past the largest BIGINT name no row, so they are read as that largest one."""
 
+    regex = "[0-9]+"  # the base class takes the digits of every script
+
     def to_python(self, value: str) -> int:
         return min(int(value[:40]), MAX_ID)
+
+
+def refuse_encodings(request: Request) -> None:
+    """Raise UnsupportedEncoding for a body that says it is compressed, or text in anything but UTF-8."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.UnsupportedEncoding
+    refuse_other_charset(request.mimetype_params)
+
+
+def refuse_other_charset(parameters: Mapping[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise errors.UnsupportedEncoding
 
 
 class Parser(FlaskParser):
@@ -66,15 +80,14 @@ class Parser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
 
     def load_json(self, req: Request, schema: Schema) -> Any:
-        if req.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise errors.UnsupportedEncoding
         body = req.get_data(cache=True)
+        # A body without a Content-Length is cut off at the limit; reading on is what raises 413.
+        req.stream.read(1)
         if not body and getattr(schema, "body_optional", False):
             return {}
         if body and not core.is_json(req.mimetype):
             raise errors.UnsupportedMediaType
-        if req.mimetype_params.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-            raise errors.UnsupportedEncoding
+        refuse_encodings(req)
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -295,6 +308,8 @@ def schema_name(schema: Any) -> str:
 
 def refuse_stray_parameters() -> None:
     """A query parameter that does not exist, or stands twice, is refused, also where none is taken at all."""
+    if flask.request.routing_exception is not None:
+        return
     view = flask.current_app.view_functions.get(flask.request.endpoint or "")
     problems = {name: ["Given more than once."] for name, values in flask.request.args.lists() if len(values) > 1}
     if view is not None and not hasattr(view, TAKES_QUERY):

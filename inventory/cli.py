@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from inventory import errors
 from inventory import seed as demo
 from inventory.database_errors import from_database
+from inventory.db import db
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import FORMATS, MODES
 from inventory.transactions import verification
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+BLOCK = 1024 * 1024
 
 import_group = AppGroup("import", help="Read data in from a file.")
 export_group = AppGroup("export", help="Write data out to a file.")
@@ -56,9 +59,18 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
         except errors.ServiceError as error:
             raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
         except DBAPIError as error:
-            raise click.ClickException(from_database(error).message) from None
+            raise click.ClickException(explain(error)) from None
 
     return wrapper
+
+
+def explain(error: DBAPIError) -> str:
+    """What is wrong, in one line; the database's own words are for whoever runs the service, never for its clients."""
+    refusal = from_database(error)
+    if refusal.status < 500 or isinstance(refusal, errors.DatabaseNotMigrated):
+        return refusal.message
+    words = str(error.orig).partition("\n")[0]
+    return f"The database {db.engine.url.database} says: {words}"
 
 
 def problem_lines(error: errors.ServiceError) -> Iterator[str]:
@@ -115,7 +127,7 @@ def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable:
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(file, copy)
         # Every row is one line at least, so that the bar may only be early.
-        length = sum(1 for _line in rewound(copy)) - 1
+        length = sum(block.count(b"\n") for block in iter(partial(rewound(copy).read, BLOCK), b""))
         with progress_bar(length, "Importing") as bar:
             outcome = importer.import_products(copy, mode=mode, dry_run=dry_run, progress=bar.update)
     report(asdict(outcome), machine_readable=machine_readable)
@@ -177,7 +189,7 @@ def verify(product_id: int | None, machine_readable: bool) -> None:
         with progress_bar(verification.count_rows(product_id), "Verifying") as bar:
             verdict = verification.verify(product_id, report_finding, bar.update)
     except DBAPIError as error:
-        click.echo(f"Error: {from_database(error).message}", err=True)
+        click.echo(f"Error: {explain(error)}", err=True)
         sys.exit(2)
     if product_id is not None and not verdict.products:
         click.echo("Error: there is no product with this id.", err=True)

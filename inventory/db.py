@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from inventory import engines
+from inventory.config import ConfigError
 from inventory.errors import PreconditionFailed
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ class Money(types.TypeDecorator[Decimal]):
     cache_ok = True
     SCALE = 10_000
 
-    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
-        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
-
     @property
     def python_type(self) -> type[Decimal]:
         return Decimal
+
+    def load_dialect_impl(self, dialect: Dialect) -> types.TypeEngine[Any]:
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(14, 4))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
         if value is None or dialect.name != "sqlite":
@@ -165,7 +166,10 @@ db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 def init_app(app: Flask) -> None:
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engines.options(app.config)
-    db.init_app(app)
+    try:
+        db.init_app(app)
+    except OSError as error:
+        raise ConfigError(f"inventory: cannot start, no folder for the SQLite file: {error}") from None
     with app.app_context():
         engines.configure(db.engine, busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
 

@@ -83,8 +83,10 @@ def etag(tag: str) -> dict[str, str]:
 def if_match() -> frozenset[str] | None:
     """The tags of which one must be current, or None if the request makes no condition."""
     tags = flask.request.if_match
+    if "If-Match" not in flask.request.headers or tags.star_tag:
+        return None
     # A proxy that compresses weakens tags on their way to the client, who cannot know better.
-    return None if not tags or tags.star_tag else frozenset(tags.as_set(include_weak=True))
+    return frozenset(tags.as_set(include_weak=True))
 
 
 def answer_conditionally(response: Response) -> Response:

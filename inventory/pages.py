@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -146,12 +146,13 @@ def restore(term: Term, value: Any) -> Any:
     python_type = cast("ColumnElement[Any]", term.column).type.python_type
     if python_type is datetime:
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
+        if moment.utcoffset() != timedelta(0):
             raise ValueError
-        return moment.astimezone(UTC)
+        return moment
     if python_type is Decimal:
         amount = Decimal(value)
-        if not amount.is_finite() or abs(amount) > 10**10 or amount != round(amount, 4):
+        # As many digits as the column has: a longer number would be an error of PostgreSQL's.
+        if amount.as_tuple().exponent not in range(-4, 1) or abs(amount) > 10**10:
             raise ValueError
         return amount
     if (

@@ -95,7 +95,8 @@ class Money(fields.Decimal):
             amount = Decimal(repr(value))
         else:
             raise self.make_error("invalid")
-        if amount.is_finite() and amount != round(amount, 4) and abs(amount) <= MAX_MONEY:
+        # Rounding is an error above 28 digits, and what is past the bounds is refused by them anyway.
+        if abs(amount) <= MAX_MONEY and amount != round(amount, 4):
             raise self.make_error("decimals")
         return amount
 
@@ -193,7 +194,10 @@ class Timestamp(fields.DateTime):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         if not isinstance(value, str):
             raise self.make_error("invalid", input="value", obj_type="datetime")
-        text = re.sub(r"(T.+) (\d\d:?\d\d)$", r"\1+\2", value.strip())
+        text = re.sub(r"^(.{8,10}T.+) (\d\d:?\d\d)$", r"\1+\2", value.strip())
+        # Python takes any character for the T, and so thirteen digits, which are milliseconds, for a year before 1800.
+        if not re.match(r"[0-9W-]{8,10}(?:[Tt ]|$)", text):
+            raise self.make_error("invalid", input="value", obj_type="datetime")
         try:
             if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
                 return datetime.combine(date.fromisoformat(text), self.bare_date_time, UTC)
@@ -224,3 +228,7 @@ class Sort(fields.String):
         if len(set(names)) < len(names):
             raise ValidationError("Names a column twice.")
         return terms
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+        """The notation of a request, in which OpenAPI states the default."""
+        return ",".join(value)

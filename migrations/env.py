@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from alembic import context
+from alembic.util import CommandError
 from flask import current_app
+from sqlalchemy.exc import DBAPIError
 
+from inventory.database_errors import from_database
 from inventory.db import Base
-from inventory.engines import WRITE
+from inventory.engines import WRITE, begin_migration
+from inventory.errors import InternalError
 
 database = current_app.extensions["migrate"].db
+INSUFFICIENT_PRIVILEGE = "42501"  # the role may not create tables in the schema public, say
 
 
 def run_migrations_online() -> None:
-    """Run in one transaction, so that a migration that fails leaves nothing behind; on SQLite too."""
+    """Run; what the operator has to put right is said in one line, a migration's own fault keeps its traceback."""
+    try:
+        run_in_one_transaction()
+    except DBAPIError as error:
+        unknown = isinstance(from_database(error), InternalError)
+        if unknown and getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        words = str(error.orig).partition("\n")[0]
+        raise CommandError(f"The database {database.engine.url.database} says: {words}") from None
+
+
+def run_in_one_transaction() -> None:
+    """So that a migration that fails leaves nothing behind, on SQLite too."""
     with database.engine.connect().execution_options(**{WRITE: True}) as connection:
         context.configure(
             connection=connection,
@@ -21,6 +38,7 @@ def run_migrations_online() -> None:
             transaction_per_migration=False,
         )
         with context.begin_transaction():
+            begin_migration(connection)
             context.run_migrations()
 
 

@@ -7,11 +7,13 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from inventory.categories import service as categories
 from inventory.db import db, fold, unit_of_work
 from inventory.exchange.reader import ParsedRow, Problems, ProductFile
 from inventory.products.models import Product
+from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import batches
 from inventory.transactions import service as ledger
 from inventory.transactions.idempotency import claim
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from inventory.idempotency import RequestKey
 
 CHUNK = 500
+ATTEMPTS = 3
 REQUIRED_WHEN_NEW = ("name", "price", "category")
 
 
@@ -56,6 +59,13 @@ def import_products(
     """
     source, problems = ProductFile(file), Problems()
     source.check(problems)
+    for _attempt in range(ATTEMPTS - 1):
+        try:
+            return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
+        except IntegrityError:
+            # The rows themselves are sound, so another writer just created the same SKU or category, or deleted the
+            # category; this time it is seen before it is in the way.
+            continue
     return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
 
 
@@ -149,27 +159,29 @@ class Importer:
         if price is not None and cost is not None and price < cost:
             column = "price" if "price" in row.values else "cost"
             self.problems.add(row.number, column, "The price may not be below the cost.")
+        if abs(difference(row.values, product)) > MAX_QUANTITY:
+            self.problems.add(row.number, "quantity_on_hand", ledger.TOO_FAR)
         return self.problems.count == before
 
     def bring_in(self, values: dict[str, Any], product: Product | None) -> list[tuple[Product, int, str]]:
         """Create or change the product. Returns the movement of stock it still needs: product, quantity, reason."""
         facts = dict(values)
-        quantity = facts.pop("quantity_on_hand", None)
+        facts.pop("quantity_on_hand", None)
+        units = difference(values, product)
         if "category" in facts:
             facts["category_id"] = self.category_id(facts.pop("category"))
         if product is None:
             product = Product(**facts)
             db.session.add(product)
             self.outcome.created += 1
-            return [(product, quantity, "opening")] if quantity else []
+            return [(product, units, "opening")] if units else []
         for name, value in facts.items():
             setattr(product, name, value)
-        difference = 0 if quantity is None else quantity - product.quantity_on_hand
-        if difference or db.session.is_modified(product):
+        if units or db.session.is_modified(product):
             self.outcome.updated += 1
         else:
             self.outcome.unchanged += 1
-        return [(product, difference, "count")] if difference else []
+        return [(product, units, "count")] if units else []
 
     def category_id(self, name: str) -> int:
         """Id of the category of this name, which is created if there is none."""
@@ -179,3 +191,10 @@ class Importer:
             self.category_ids[key] = category.id
             db.session.expunge(category)
         return self.category_ids[key]
+
+
+def difference(values: dict[str, Any], product: Product | None) -> int:
+    """Units by which the row changes the stock."""
+    present = product.quantity_on_hand if product else 0
+    wanted: int = values.get("quantity_on_hand", present)
+    return wanted - present

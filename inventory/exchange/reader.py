@@ -88,7 +88,7 @@ class ProductFile:
 
     def parse(self, text: io.TextIOWrapper, problems: Problems) -> Iterator[ParsedRow]:
         records = numbered_records(text, delimiter_of(text), problems)
-        header = read_header(next(records, (1, []))[1])
+        header = read_header(next(records, (1, []))[1], problems)
         for number, record in records:
             if len(record) != len(header):
                 problems.add(number, None, f"The row has {len(record)} cells, the header has {len(header)}.")
@@ -139,16 +139,18 @@ def numbered_records(text: io.TextIOWrapper, delimiter: str, problems: Problems)
         problems.add(number + 1, None, f"Not CSV from here on: {error}.")
 
 
-def read_header(record: list[str]) -> list[str]:
+def read_header(record: list[str], problems: Problems) -> list[str]:
     """Column names in the file's order. Raises ImportInvalid for an unknown, doubled or missing one."""
-    problems = Problems()
+    problems.refuse_any()
     header = [name.strip().lower() for name in record]
-    for position, name in enumerate(header):
+    seen: set[str] = set()
+    for position, name in enumerate(header, start=1):
         if name not in PRODUCT_COLUMNS:
-            problems.add(1, None, f"Column {position + 1} has an unknown name; known are {', '.join(PRODUCT_COLUMNS)}.")
-        elif name in header[:position]:
+            problems.add(1, None, f"Column {position} has an unknown name; known are {', '.join(PRODUCT_COLUMNS)}.")
+        elif name in seen:
             problems.add(1, name, "The column stands twice.")
-    if "sku" not in header:
+        seen.add(name)
+    if "sku" not in seen:
         problems.add(1, "sku", "The column is missing.")
     problems.refuse_any()
     return header

@@ -11,13 +11,15 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, ON_KEY, Blueprint
+from inventory.api import ON_BODY, ON_KEY, Blueprint, refuse_encodings, refuse_other_charset
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
 from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from werkzeug.datastructures import FileStorage
 
 blueprint = Blueprint("exchange", __name__, description="The catalogue and the ledger as files.")
 
@@ -92,16 +94,29 @@ def digest(file: IO[bytes]) -> str:
 def uploaded_file() -> Iterator[IO[bytes]]:
     """The request's file on disk: its upload may be slow, and nothing is locked while it lasts."""
     request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise errors.UnsupportedEncoding
+    refuse_encodings(request)
     if request.mimetype == "multipart/form-data":
-        if "file" not in request.files:
-            raise errors.ValidationFailed(details={"form": {"file": ["Missing data for required field."]}})
-        yield request.files["file"].stream
+        file = only_file()
+        refuse_other_charset(file.mimetype_params)
+        yield file.stream
     elif request.mimetype == "text/csv":
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(request.stream, file)
-            file.seek(0)
-            yield file
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(request.stream, copy)
+            # A connection that breaks ends the stream like a file that is complete, and often between two rows.
+            if request.content_length not in {None, copy.tell()}:
+                raise errors.BadRequest("The body is shorter than its Content-Length says; nothing was imported.")
+            copy.seek(0)
+            yield copy
     else:
         raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
+
+
+def only_file() -> FileStorage:
+    """The form's one file. Whatever else it holds is refused: an ignored ``dry_run`` would be a real import."""
+    problems = {name: ["Unknown field."] for name in (*request.form, *request.files) if name != "file"}
+    files = request.files.getlist("file")
+    if len(files) != 1:
+        problems["file"] = ["Given more than once." if files else "Missing data for required field."]
+    if problems:
+        raise errors.ValidationFailed(details={"form": problems})
+    return files[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
+from inventory.products.models import MAX_STOCK
 from inventory.products.schemas import ProductFilters
 from inventory.schemas import (
     MAX_QUANTITY,
@@ -43,7 +44,7 @@ class ProductRow(TextSchema):
     description = Text(max_length=1000, allow_none=True, multiline=True)
     price = Money(validate=not_below(0, exclusive=True))
     cost = Money(allow_none=True, validate=not_below(0))
-    quantity_on_hand = Integer(validate=validate.Range(0, MAX_QUANTITY))
+    quantity_on_hand = Integer(validate=validate.Range(0, MAX_STOCK))
     reorder_point = Integer(validate=validate.Range(0, MAX_QUANTITY))
     location = Text(max_length=50, allow_none=True)
     category = Text(max_length=100)

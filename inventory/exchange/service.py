@@ -92,7 +92,8 @@ def fetch(statement: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
     engine = db.engine
     with engine.connect() as connection:
         snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
-        yield from snapshot.execute(statement).partitions()
+        with snapshot.execute(statement) as result:  # closed also when the reader goes away halfway
+            yield from result.partitions()
 
 
 def csv_lines(chunks: Iterator[Sequence[Row[Any]]], columns: Mapping[str, str]) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ class ProductIn(BaseSchema):
     sku = Text(required=True, max_length=50, metadata={"description": "Unique without regard to case."})
     name = Text(required=True, max_length=200)
     description = Text(max_length=1000, allow_none=True, load_default=None, multiline=True)
-    price = Money(required=True, validate=not_below(0, exclusive=True))
+    price = Money(required=True, validate=not_below(0, exclusive=True), metadata={"exclusiveMinimum": 0})
     cost = Money(
         allow_none=True,
         load_default=None,
@@ -39,7 +39,7 @@ class ProductIn(BaseSchema):
     )
     quantity_on_hand = Integer(
         load_default=0,
-        validate=validate.Range(0, MAX_QUANTITY),
+        validate=validate.Range(0, MAX_STOCK),
         metadata={"description": "Becomes an `opening` row of the ledger at creation, a `count` row in an update."},
     )
     reorder_point = Integer(load_default=10, validate=validate.Range(0, MAX_QUANTITY))
@@ -80,7 +80,7 @@ class ProductDetail(ProductOut):
 class CountIn(BaseSchema):
     """What a physical count found."""
 
-    counted_quantity = Integer(required=True, validate=validate.Range(0, MAX_QUANTITY))
+    counted_quantity = Integer(required=True, validate=validate.Range(0, MAX_STOCK))
     expected_quantity = expected_quantity()
     reference = reference()
     notes = notes()

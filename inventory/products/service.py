@@ -115,8 +115,9 @@ def create(data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any] |
     product = Product(**facts)
     db.session.add(product)
     db.session.flush()
-    if quantity:
-        ledger.record(product.id, Movement("adjustment", quantity, reason="opening"), key=key)
+    units = ledger.difference(quantity, 0, field="quantity_on_hand")
+    if units:
+        ledger.record(product.id, Movement("adjustment", units, reason="opening"), key=key)
     return get(product.id)
 
 
@@ -152,8 +153,9 @@ def update(product_id: int, changes: Mapping[str, Any], tags: frozenset[str] | N
     for name, value in facts.items():
         setattr(product, name, value)
     db.session.flush()
-    if quantity != product.quantity_on_hand:
-        ledger.record(product_id, Movement("adjustment", quantity - product.quantity_on_hand, reason="count"))
+    units = ledger.difference(quantity, product.quantity_on_hand, field="quantity_on_hand")
+    if units:
+        ledger.record(product_id, Movement("adjustment", units, reason="count"))
     return get(product_id)
 
 

@@ -73,9 +73,10 @@ def latest(product_id: int, count: int) -> Sequence[Row[Any]]:
 def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
     """A product's stock at a moment, or now: the balance of the last row until then, found by one index seek.
 
-    Raises ProductNotFound, and ValidationFailed for a moment in the future or before the product was created.
+    Now is never before the product's last row, also where the clock was set back since. Raises ProductNotFound, and
+    ValidationFailed for a moment in the future or before the product was created.
     """
-    now = func.clock_timestamp(type_=Product.created_at.type)
+    now = func.greatest(Product.updated_at, func.clock_timestamp(), type_=Product.updated_at.type)
     product = db.session.execute(
         select(Product.id, Product.sku, Product.created_at, now.label("now")).where(Product.id == product_id)
     ).one_or_none()
@@ -114,6 +115,6 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | Non
 def feed_position(cursor: str) -> tuple[int, int]:
     """Transaction number and row id. Raises InvalidCursor."""
     match unpack(cursor):
-        case ["feed", xid, row_id] if type(xid) is type(row_id) is int and max(xid, row_id) <= MAX_ID:
+        case ["feed", xid, row_id] if all(type(number) is int and 0 <= number <= MAX_ID for number in (xid, row_id)):
             return xid, row_id
     raise errors.InvalidCursor

@@ -103,7 +103,7 @@ class TransactionOut(ModelSchema):
     class Meta:
         model = Transaction
 
-    id = auto_field()
+    id = auto_field(allow_none=True, metadata={"description": "null in a dry run."})
     product_id = auto_field()
     sku = auto_field(metadata={"description": "The product's SKU at the time."})
     transaction_type = auto_field()

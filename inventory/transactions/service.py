@@ -10,6 +10,7 @@ from sqlalchemy import func, insert, select, update
 from inventory import errors
 from inventory.db import db, fold, write_position
 from inventory.products.models import MAX_STOCK, Product
+from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import queries
 from inventory.transactions.idempotency import claim
 from inventory.transactions.models import Transaction
@@ -25,6 +26,7 @@ PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)
 # SQLite's usual bound is 32,766 and PostgreSQL's 65,535.
 MAX_PARAMETERS = 10_000
+TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
 VERBS = {"sale": "sell", "adjustment": "remove"}
 
 
@@ -186,8 +188,16 @@ def count(product_id: int, data: Mapping[str, Any], key: RequestKey | None = Non
     if available is None:
         raise errors.ProductNotFound
     check_expectation(facts.pop("expected_quantity", None), available)
-    difference = facts.pop("counted_quantity") - available
-    return record(product_id, Movement("adjustment", difference, reason="count", **facts), key=key)
+    units = difference(facts.pop("counted_quantity"), available, field="counted_quantity")
+    return record(product_id, Movement("adjustment", units, reason="count", **facts), key=key)
+
+
+def difference(wanted: int, available: int, *, field: str) -> int:
+    """Units by which the stock has to move. Raises ValidationFailed if one row of the ledger cannot move as many."""
+    units = wanted - available
+    if abs(units) > MAX_QUANTITY:
+        raise errors.ValidationFailed(details={"json": {field: [TOO_FAR]}})
+    return units
 
 
 def lock(product_ids: Iterable[int]) -> dict[int, int]:

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import update
+
+from inventory.db import db, unit_of_work
+from inventory.products.models import MAX_STOCK, Product
+from inventory.transactions.service import Movement, record
+from tests.builders import (
+    assert_ledger_is_sound,
+    body,
+    listed,
+    nothing_changes,
+    product,
+    refusal,
+    refused_fields,
+    transaction,
+)
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+FIELDS = {
+    "id",
+    "product_id",
+    "sku",
+    "transaction_type",
+    "quantity",
+    "delta",
+    "balance_after",
+    "seq",
+    "reason",
+    "reference",
+    "notes",
+    "reverses_id",
+    "batch_id",
+    "actor",
+    "created_at",
+}
+REASONS = ["opening", "count", "damage", "loss", "return", "reversal", "import", "other"]
+NOT_A_WHOLE_NUMBER: list[Any] = [1.5, "1", None, True, [1], 2**63, 2**64]
+
+
+def post(client: FlaskClient, **fields: Any) -> TestResponse:
+    return client.post("/transactions", json=fields)
+
+
+def stock(client: FlaskClient, product_id: int) -> int:
+    quantity: int = body(client.get(f"/products/{product_id}"))["quantity_on_hand"]
+    return quantity
+
+
+@pytest.mark.parametrize(
+    ("transaction_type", "quantity", "delta"),
+    [("purchase", 5, 5), ("sale", 5, -5), ("sale", 10, -10), ("adjustment", 5, 5), ("adjustment", -10, -10)],
+)
+def test_movement_changes_the_stock_by_its_delta(
+    app: Flask, client: FlaskClient, transaction_type: str, quantity: int, delta: int
+) -> None:
+    bolt = product(client, quantity_on_hand=10)
+    row = transaction(client, bolt["id"], transaction_type, quantity)
+    assert (row["quantity"], row["delta"], row["balance_after"], row["seq"]) == (quantity, delta, 10 + delta, 2)
+    assert stock(client, bolt["id"]) == 10 + delta
+    assert_ledger_is_sound(app)
+
+
+def test_movement_is_answered_with_its_address_and_can_be_read_there(client: FlaskClient) -> None:
+    bolt = product(client)
+    response = post(
+        client,
+        product_id=bolt["id"],
+        transaction_type="adjustment",
+        quantity=3,
+        reason="return",
+        reference=" RMA-7 ",
+        notes=" Box dented,\ncontents fine ",
+    )
+    row = body(response)
+    assert response.status_code == 201
+    assert response.headers["Location"] == f"/transactions/{row['id']}"
+    assert row.keys() == FIELDS
+    assert (row["product_id"], row["sku"], row["transaction_type"]) == (bolt["id"], bolt["sku"], "adjustment")
+    assert (row["reason"], row["reference"], row["notes"]) == ("return", "RMA-7", "Box dented,\ncontents fine")
+    assert body(client.get(response.headers["Location"])) == row
+
+
+@pytest.mark.parametrize("transaction_type", ["purchase", "sale"])
+def test_plain_movement_has_null_where_nothing_was_said(client: FlaskClient, transaction_type: str) -> None:
+    row = transaction(client, product(client, quantity_on_hand=1)["id"], transaction_type, 1)
+    absent = ("reason", "reference", "notes", "reverses_id", "batch_id")
+    assert {name: row[name] for name in absent} == dict.fromkeys(absent)
+
+
+def test_blank_texts_are_null(client: FlaskClient) -> None:
+    for blank in (None, "", "  "):
+        row = transaction(client, product(client)["id"], "purchase", 1, reference=blank, notes=blank, reason=None)
+        stored = body(client.get(f"/transactions/{row['id']}"))
+        assert (stored["reference"], stored["notes"], stored["reason"]) == (None, None, None)
+
+
+def test_product_may_be_named_by_its_sku_in_any_case(client: FlaskClient) -> None:
+    bolt = product(client, sku="Straße-1")
+    for sku in ("Straße-1", "STRASSE-1", " strasse-1 "):
+        assert post(client, sku=sku, transaction_type="purchase", quantity=1).status_code == 201
+    rows = listed(client.get(f"/transactions/product/{bolt['id']}"))
+    assert [(row["sku"], row["seq"]) for row in rows] == [("Straße-1", 3), ("Straße-1", 2), ("Straße-1", 1)]
+
+
+def test_unknown_product_is_refused_by_id_and_by_sku(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, sku="BOLT", quantity_on_hand=5)
+    named: list[dict[str, Any]] = [{"product_id": bolt["id"] + 1}, {"product_id": 2**63 - 1}, {"sku": "BOLT-"}]
+    with nothing_changes(app):
+        for transaction_type in ("purchase", "sale", "adjustment"):
+            answers = [refusal(post(client, **name, transaction_type=transaction_type, quantity=1)) for name in named]
+            assert answers == [(400, "unknown_product")] * len(named)
+
+
+def test_product_must_be_named_once(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    movement = {"transaction_type": "sale", "quantity": 1}
+    with nothing_changes(app):
+        assert refused_fields(post(client, **movement)) == {"json": {"product_id"}}
+        both = post(client, **movement, product_id=bolt["id"], sku=bolt["sku"])
+        assert refused_fields(both) == {"json": {"sku"}}
+
+
+def test_unacceptable_fields_are_refused_by_name(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    sound = {"product_id": bolt["id"], "transaction_type": "adjustment", "quantity": 1}
+    bad: dict[str, list[Any]] = {
+        "product_id": [0, -1, *NOT_A_WHOLE_NUMBER],
+        "transaction_type": ["Sale", "", "reversal", None, 1],
+        "quantity": [0, -(10**9) - 1, 10**9 + 1, *NOT_A_WHOLE_NUMBER],
+        "reason": ["", "Damage", "theft", 1],
+        "reference": ["x" * 101, "a\0b", "a\nb", 5],
+        "notes": ["x" * 501, "a\0b", 5],
+        "expected_quantity": [-1, *NOT_A_WHOLE_NUMBER],
+        "delta": [1],
+        "seq": [9],
+        "created_at": ["2024-01-01T00:00:00Z"],
+        "actor": ["me"],
+    }
+    with nothing_changes(app):
+        for field, values in bad.items():
+            answers = [refused_fields(client.post("/transactions", json=sound | {field: value})) for value in values]
+            assert answers == [{"json": {field}}] * len(values)
+
+
+def test_every_missing_field_is_named_at_once(client: FlaskClient) -> None:
+    missing = {"product_id", "transaction_type", "quantity"}
+    assert refused_fields(client.post("/transactions", json={})) == {"json": missing}
+
+
+@pytest.mark.parametrize("transaction_type", ["purchase", "sale"])
+def test_purchase_and_sale_count_1_to_a_thousand_million_units(
+    app: Flask, client: FlaskClient, transaction_type: str
+) -> None:
+    bolt = product(client, quantity_on_hand=10**9)
+    with nothing_changes(app):
+        for quantity in (0, -1, -(10**9), 10**9 + 1):
+            response = post(client, product_id=bolt["id"], transaction_type=transaction_type, quantity=quantity)
+            assert refused_fields(response) == {"json": {"quantity"}}
+    for quantity in (1, 10**9 - 1):
+        transaction(client, bolt["id"], transaction_type, quantity)
+    assert stock(client, bolt["id"]) == (2 * 10**9 if transaction_type == "purchase" else 0)
+    assert transaction(client, bolt["id"], "purchase", 10**9)["delta"] == 10**9
+    assert transaction(client, bolt["id"], "sale", 10**9)["delta"] == -(10**9)
+    assert_ledger_is_sound(app)
+
+
+def test_adjustment_may_be_any_whole_number_but_0_within_a_thousand_million(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client)
+    for quantity in (10**9, -(10**9), 1, -1):
+        transaction(client, bolt["id"], "adjustment", quantity)
+    assert_ledger_is_sound(app)
+
+
+def test_quantity_may_be_written_with_a_point(client: FlaskClient) -> None:
+    row = transaction(client, product(client)["id"], "purchase", 5.0)  # type: ignore[arg-type]
+    assert (row["quantity"], row["balance_after"]) == (5, 5)
+
+
+def test_every_reason_is_accepted_for_an_adjustment_and_other_is_the_default(client: FlaskClient) -> None:
+    bolt = product(client)
+    rows = [transaction(client, bolt["id"], "adjustment", 1, reason=reason) for reason in [*REASONS, None]]
+    rows.append(transaction(client, bolt["id"], "adjustment", 1))
+    assert [row["reason"] for row in rows] == [*REASONS, "other", "other"]
+
+
+@pytest.mark.parametrize("transaction_type", ["purchase", "sale"])
+def test_plain_movement_with_a_reason_is_refused(app: Flask, client: FlaskClient, transaction_type: str) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    with nothing_changes(app):
+        for reason in REASONS:
+            response = post(client, product_id=bolt["id"], transaction_type=transaction_type, quantity=1, reason=reason)
+            assert refused_fields(response) == {"json": {"reason"}}
+
+
+def test_texts_may_be_as_long_as_their_limit(client: FlaskClient) -> None:
+    longest = {"reference": "ß" * 100, "notes": "🔩" * 500}
+    row = transaction(client, product(client)["id"], "purchase", 1, **longest)
+    assert body(client.get(f"/transactions/{row['id']}")).items() >= longest.items()
+
+
+@pytest.mark.parametrize(
+    ("available", "movement", "message"),
+    [
+        (10, ("sale", 20), "Cannot sell 20 units: only 10 available"),
+        (10, ("sale", 11), "Cannot sell 11 units: only 10 available"),
+        (0, ("sale", 1), "Cannot sell 1 unit: only 0 available"),
+        (2, ("adjustment", -3), "Cannot remove 3 units: only 2 available"),
+    ],
+)
+def test_taking_more_than_is_left_is_refused_and_changes_nothing(
+    app: Flask, client: FlaskClient, available: int, movement: tuple[str, int], message: str
+) -> None:
+    transaction_type, quantity = movement
+    bolt = product(client, quantity_on_hand=available)
+    with nothing_changes(app):
+        response = post(client, product_id=bolt["id"], transaction_type=transaction_type, quantity=quantity)
+    assert response.status_code == 400
+    assert body(response) == {
+        "error": "insufficient_stock",
+        "message": message,
+        "code": 400,
+        "details": {"available": available, "requested": abs(quantity)},
+    }
+
+
+def test_inactive_product_takes_adjustments_but_no_purchases_and_no_sales(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5, is_active=False)
+    with nothing_changes(app):
+        for transaction_type, quantity in (("purchase", 1), ("sale", 1), ("sale", 100)):
+            response = post(client, product_id=bolt["id"], transaction_type=transaction_type, quantity=quantity)
+            assert refusal(response) == (409, "product_inactive")
+    transaction(client, bolt["id"], "adjustment", -2)
+    transaction(client, bolt["id"], "adjustment", 4)
+    assert stock(client, bolt["id"]) == 7
+
+
+def test_product_that_is_active_again_is_sold_again(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5, is_active=False)
+    client.patch(f"/products/{bolt['id']}", json={"is_active": True})
+    assert transaction(client, bolt["id"], "sale", 5)["balance_after"] == 0
+
+
+@pytest.mark.parametrize(("transaction_type", "quantity"), [("sale", 3), ("purchase", 3), ("adjustment", -3)])
+def test_expected_quantity_lets_the_movement_through_only_while_it_is_true(
+    app: Flask, client: FlaskClient, transaction_type: str, quantity: int
+) -> None:
+    bolt = product(client, quantity_on_hand=10)
+    facts = {"product_id": bolt["id"], "transaction_type": transaction_type, "quantity": quantity}
+    assert post(client, **facts, expected_quantity=10).status_code == 201
+    left = stock(client, bolt["id"])
+    with nothing_changes(app):
+        response = post(client, **facts, expected_quantity=10)
+        assert refusal(response) == (409, "stale_quantity")
+        assert body(response)["details"] == {"expected": 10, "quantity_on_hand": left}
+
+
+def test_expected_quantity_may_be_0(client: FlaskClient) -> None:
+    bolt = product(client)
+    assert transaction(client, bolt["id"], "purchase", 1, expected_quantity=0)["balance_after"] == 1
+
+
+def test_stale_quantity_is_said_before_insufficient_stock(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=1)
+    facts = {"product_id": bolt["id"], "transaction_type": "sale", "quantity": 5}
+    assert refusal(post(client, **facts, expected_quantity=7)) == (409, "stale_quantity")
+    assert refusal(post(client, **facts, expected_quantity=1)) == (400, "insufficient_stock")
+
+
+def test_stock_never_passes_its_ceiling(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client)
+    with app.app_context():
+        unit_of_work(record)(bolt["id"], Movement("purchase", MAX_STOCK - 1))
+    transaction(client, bolt["id"], "purchase", 1)
+    with nothing_changes(app):
+        response = post(client, product_id=bolt["id"], transaction_type="purchase", quantity=1)
+        assert refused_fields(response) == {"json": {"quantity"}}
+    assert_ledger_is_sound(app)
+
+
+def test_seq_counts_each_products_rows_without_a_gap_also_over_refusals(app: Flask, client: FlaskClient) -> None:
+    bolt, nut = product(client), product(client, quantity_on_hand=2)
+    for _ in range(3):
+        transaction(client, bolt["id"], "purchase", 1)
+        post(client, product_id=bolt["id"], transaction_type="sale", quantity=100)
+        post(client, product_id=nut["id"], transaction_type="sale", quantity=100)
+        transaction(client, nut["id"], "purchase", 1)
+    seqs = {
+        name: [row["seq"] for row in listed(client.get(f"/transactions/product/{name}"))]
+        for name in (bolt["id"], nut["id"])
+    }
+    assert seqs == {bolt["id"]: [3, 2, 1], nut["id"]: [4, 3, 2, 1]}
+    assert_ledger_is_sound(app)
+
+
+def test_created_at_is_utc_with_offset_and_the_moment_of_the_change(client: FlaskClient) -> None:
+    bolt = product(client)
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    row = transaction(client, bolt["id"], "purchase", 1)
+    moment = datetime.fromisoformat(row["created_at"])
+    assert moment.utcoffset() == timedelta(0)
+    assert before <= moment <= datetime.now(UTC) + timedelta(seconds=1)
+    assert body(client.get(f"/products/{bolt['id']}"))["updated_at"] == row["created_at"]
+
+
+def test_created_at_never_runs_backwards_also_when_the_clock_does(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with app.app_context():
+        db.session.execute(update(Product).values(updated_at=tomorrow))
+        db.session.commit()
+    moments = [transaction(client, bolt["id"], "sale", 1)["created_at"] for _ in range(3)]
+    assert [datetime.fromisoformat(moment) for moment in moments] == [tomorrow] * 3
+    rows = listed(client.get(f"/transactions/product/{bolt['id']}"))
+    assert [row["seq"] for row in rows] == [4, 3, 2, 1]
+    assert_ledger_is_sound(app)
