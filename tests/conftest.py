@@ -79,8 +79,6 @@ def postgresql_template() -> Iterator[str]:
 @pytest.fixture(params=ENGINES)
 def engine_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name not in ENGINES:
-        pytest.skip(f"no {name} here")
     return name
 
 

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
-import pytest
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-only = pytest.mark.parametrize("engine_name", ["postgresql"], indirect=True)
 
 CANDIDATES = ("postgresql://127.0.0.1:5432/postgres", "postgresql://postgres@127.0.0.1:5432/postgres")
 

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from sqlalchemy import insert, select
 
@@ -20,8 +16,8 @@ from inventory.categories import service as categories
 from inventory.db import count_rows, db, fold, unit_of_work
 from inventory.products.models import Product
 from inventory.transactions.service import PRODUCTS
+from tests.commands import flask
 from tests.exchange.files import COLUMNS
-from tests.servers import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,27 +29,6 @@ SIZE = int(os.environ.get("TEST_FILE_MEGABYTES", "20")) * MEBIBYTE
 # Far below the larger file's size, and far above what a run differs from the next.
 ALLOWED_GROWTH = 12 * MEBIBYTE
 DESCRIPTION = "A stainless bolt; hexagonal, with a collar. " * 20
-
-
-class Run(NamedTuple):
-    output: str
-    peak: int
-
-
-def flask(database_url: str, *arguments: str) -> Run:
-    """Run ``flask --app wsgi …``; what it printed and the most memory it was seen to have, in bytes."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
-    environment = os.environ | {"DATABASE_URL": database_url}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        watched, peak = psutil.Process(process.pid), 0
-        while True:
-            with suppress(psutil.Error):
-                peak = max(peak, watched.memory_info().rss)
-            with suppress(subprocess.TimeoutExpired):
-                output, _errors = process.communicate(timeout=0.02)
-                break
-    assert process.returncode == 0
-    return Run(output, peak)
 
 
 def write_products(path: Path, size: int) -> int:

@@ -20,6 +20,7 @@ from tests.builders import (
     refused_fields,
     transaction,
 )
+from tests.conftest import on_postgresql
 from tests.transactions.doors import line
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def test_copies_of_a_batch_at_once_sell_no_more_than_there_is(app: Flask, client
     assert_ledger_is_sound(app)
 
 
-@postgresql.only
+@on_postgresql
 @pytest.mark.parametrize("by_sku", [False, True])
 def test_products_are_locked_in_the_order_of_their_ids(
     app: Flask, client: FlaskClient, database_url: str, by_sku: bool
@@ -272,7 +273,7 @@ def test_products_are_locked_in_the_order_of_their_ids(
         assert pending.result().status_code == 201
 
 
-@postgresql.only
+@on_postgresql
 def test_a_new_product_in_a_category_does_not_wait_for_a_batch_on_another(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
@@ -291,7 +292,7 @@ def test_a_new_product_in_a_category_does_not_wait_for_a_batch_on_another(
         assert pending.result().status_code == 201
 
 
-@postgresql.only
+@on_postgresql
 def test_a_batch_that_was_a_deadlocks_victim_is_run_again(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
     with (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from inventory.products.models import MAX_STOCK
 from tests.builders import (
     assert_ledger_is_sound,
     body,
@@ -148,11 +149,20 @@ def test_an_unknown_product_cannot_be_counted(app: Flask, client: FlaskClient) -
         assert refusal(send(client, 2**63, 3)) == (404, "product_not_found")
 
 
-@pytest.mark.parametrize("counted", [-1, 10**9 + 1, 1.5, "5", None, True, [5]])
+@pytest.mark.parametrize("counted", [-1, MAX_STOCK + 1, 1.5, "5", None, True, [5]])
 def test_only_a_whole_number_within_bounds_is_a_count(app: Flask, client: FlaskClient, counted: Any) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     with nothing_changes(app):
         assert refused_fields(send(client, bolt, counted)) == {"json": {"counted_quantity"}}
+
+
+def test_a_count_moves_as_much_as_a_row_of_the_ledger_may(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    assert count(client, bolt, 10**9 + 10)["delta"] == 10**9
+    with nothing_changes(app):
+        assert refused_fields(send(client, bolt, 2 * 10**9 + 11)) == {"json": {"counted_quantity"}}
+        assert refused_fields(send(client, bolt, 9)) == {"json": {"counted_quantity"}}
+    assert count(client, bolt, 10)["delta"] == -(10**9)
 
 
 def test_a_count_without_a_quantity_is_refused(app: Flask, client: FlaskClient) -> None:

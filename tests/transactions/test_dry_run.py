@@ -10,6 +10,7 @@ import pytest
 
 from tests import postgresql
 from tests.builders import body, nothing_changes, refusal, refused_fields, transaction
+from tests.conftest import on_postgresql
 from tests.transactions.doors import DOORS, Post, Shop, line, open_shop, post_json
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_rehearsals_leave_no_gap_in_seq(client: FlaskClient, shop: Shop) -> None
     assert transaction(client, shop.bolt, "sale", 1)["seq"] == last + 1
 
 
-@postgresql.only
+@on_postgresql
 @each_door
 def test_a_dry_run_waits_for_the_product_as_the_real_one_does(
     app: Flask, database_url: str, shop: Shop, door: str

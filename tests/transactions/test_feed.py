@@ -14,6 +14,7 @@ import pytest
 
 from tests import postgresql
 from tests.builders import listed, nothing_changes, product, refusal, refused_fields, transaction
+from tests.conftest import on_postgresql
 from tests.transactions.doors import line
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def insert_row(connection: psycopg.Connection[Any], product_id: int, quantity: i
     return int(row_id)
 
 
-@postgresql.only
+@on_postgresql
 def test_a_row_with_a_lower_id_that_is_committed_later_is_not_missed(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     poller = Poller(client)
@@ -302,7 +303,7 @@ def test_a_row_with_a_lower_id_that_is_committed_later_is_not_missed(client: Fla
     assert poller.ids == [lower, higher]
 
 
-@postgresql.only
+@on_postgresql
 def test_a_row_that_is_rolled_back_holds_nothing_up_for_ever(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     poller = Poller(client)
@@ -315,7 +316,7 @@ def test_a_row_that_is_rolled_back_holds_nothing_up_for_ever(client: FlaskClient
     assert [row["product_id"] for row in poller.seen] == [nut]
 
 
-@postgresql.only
+@on_postgresql
 def test_rows_before_the_oldest_open_transaction_are_shown(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     before = transaction(client, nut, "purchase", 1)["id"]
@@ -331,7 +332,7 @@ def test_rows_before_the_oldest_open_transaction_are_shown(client: FlaskClient, 
     assert len(set(poller.ids)) == 3
 
 
-@postgresql.only
+@on_postgresql
 def test_open_transactions_that_only_read_hold_nothing_up(client: FlaskClient, database_url: str) -> None:
     bolt = product(client)["id"]
     poller = Poller(client)
@@ -341,7 +342,7 @@ def test_open_transactions_that_only_read_hold_nothing_up(client: FlaskClient, d
         poller.poll_until(1)
 
 
-@postgresql.only
+@on_postgresql
 def test_a_batch_that_began_first_stands_behind_the_sale_that_it_had_to_wait_for(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:

@@ -26,6 +26,7 @@ from tests.builders import (
     refusal,
     transaction,
 )
+from tests.conftest import on_postgresql
 from tests.transactions.doors import (
     DOORS,
     FILE,
@@ -500,7 +501,7 @@ def test_of_two_requests_sent_at_once_under_one_key_one_is_refused(app: Flask, s
     assert_ledger_is_sound(app)
 
 
-@postgresql.only
+@on_postgresql
 def test_a_copy_waits_for_the_first_and_repeats_its_answer(
     app: Flask, client: FlaskClient, database_url: str, shop: Shop
 ) -> None:
@@ -518,15 +519,6 @@ def test_a_copy_waits_for_the_first_and_repeats_its_answer(
     assert answer(responses[0]) == answer(responses[1])
     assert sorted(is_replay(response) for response in responses) == [False, True]
     assert len(listed(client.get(f"/transactions/product/{shop.bolt}"))) == 4
-
-
-@pytest.fixture
-def impatient(database_url: str) -> Iterator[Flask]:
-    """The same service, but with hardly any patience for locks."""
-    app = create_app({"DATABASE_URL": database_url, "TESTING": True, "INVENTORY_BUSY_TIMEOUT_MS": 50})
-    yield app
-    with app.app_context():
-        db.engine.dispose()
 
 
 @contextmanager
@@ -552,13 +544,13 @@ def test_a_copy_that_waits_too_long_is_told_to_come_back(
     accepted(post.send(app.test_client(), "k"))
 
 
-@postgresql.only
+@on_postgresql
 def test_another_key_does_not_wait_for_the_first(app: Flask, impatient: Flask, shop: Shop) -> None:
     with a_first_copy_at_work(app, "k"):
         accepted(DOORS["transaction"](shop).send(impatient.test_client(), "another"))
 
 
-@postgresql.only
+@on_postgresql
 def test_a_busy_product_is_not_mistaken_for_a_busy_key(database_url: str, impatient: Flask, shop: Shop) -> None:
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [shop.bolt])
@@ -567,7 +559,7 @@ def test_a_busy_product_is_not_mistaken_for_a_busy_key(database_url: str, impati
     assert refusal(response) == (503, "database_busy")
 
 
-@postgresql.only
+@on_postgresql
 def test_a_lost_connection_while_a_copy_waits_is_no_busy_key(app: Flask, database_url: str, shop: Shop) -> None:
     post = DOORS["transaction"](shop)
     with (

@@ -27,6 +27,7 @@ from tests.builders import (
     refused_fields,
     transaction,
 )
+from tests.conftest import on_postgresql
 from tests.transactions.doors import line
 
 if TYPE_CHECKING:
@@ -377,7 +378,7 @@ def test_an_unknown_batch_cannot_be_undone(app: Flask, client: FlaskClient) -> N
         assert refusal(send_batch(client, "no-uuid")) == (404, "not_found")
 
 
-@postgresql.only
+@on_postgresql
 def test_a_reversal_of_a_batch_locks_in_the_order_of_ids(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
     original = batch(client, line(nut, "sale", 1), line(bolt, "sale", 1))
@@ -394,7 +395,7 @@ def test_a_reversal_of_a_batch_locks_in_the_order_of_ids(app: Flask, client: Fla
         assert pending.result().status_code == 201
 
 
-@postgresql.only
+@on_postgresql
 def test_a_reversal_waits_for_the_product_and_then_finds_that_another_came_first(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
