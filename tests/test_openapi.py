@@ -76,6 +76,23 @@ def test_document_describes_every_route_and_no_other(shared_app: Flask) -> None:
     assert documented == served
 
 
+# What the contract promises of each resource; more may come, nothing may go.
+RESOURCES = {
+    "CategoryOut": "id name description created_at updated_at",
+    "CategoryDetail": "id name description created_at updated_at product_count products",
+    "ProductOut": "id sku name description price cost quantity_on_hand reorder_point location category_id is_active"
+    " version created_at updated_at",
+    "TransactionOut": "id product_id sku transaction_type quantity delta balance_after seq reason reference notes"
+    " reverses_id batch_id actor created_at",
+    "ImportOut": "rows created updated unchanged stock_transactions dry_run",
+}
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_resources_have_the_fields_that_are_promised(name: str) -> None:
+    assert set(RESOURCES[name].split()) <= set(DOCUMENT["components"]["schemas"][name]["properties"])
+
+
 @each_operation
 def test_operation_has_a_summary_and_a_tag_of_its_own(operation: Operation) -> None:
     assert operation.description["summary"].endswith(".")
