@@ -182,7 +182,8 @@ def test_eight_copies_of_a_request_have_one_effect_and_the_same_answer(
         except BaseException:
             barriers[group].abort()
             raise
-        clerk.client.connection.close()
+        finally:
+            clerk.client.connection.close()
         return answers, clerk.troubles
 
     with ThreadPoolExecutor(copies * groups) as threads:

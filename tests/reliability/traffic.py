@@ -73,6 +73,7 @@ class Clerk:
         self.uncertain: dict[str, int] = {}
         self.replayed = 0
         self.troubles: Counter[str] = Counter()
+        self.acknowledged_at: list[float] = []
         self.last_trouble = 0.0
         self.numbers = iter(range(10**9))
         self.own_rows: list[int] = []
@@ -91,6 +92,7 @@ class Clerk:
         rows = facts.get("transactions", [facts])
         assert len(rows) == posting.rows, (posting, answer)
         self.acknowledged[posting.key] = rows
+        self.acknowledged_at.append(time.monotonic())
         if posting.path == "/transactions":
             self.own_rows.append(facts["id"])
         elif posting.path == "/transactions/batch":
@@ -169,8 +171,8 @@ class Crew:
                 yield
             finally:
                 self.done.set()
-            for clerk in running:
-                clerk.result()
+                for clerk in running:
+                    clerk.result()
         self.done.clear()
 
     def work_until_done(self, clerk: Clerk) -> None:
@@ -199,9 +201,11 @@ class Crew:
     def troubles(self) -> Counter[str]:
         return sum((clerk.troubles for clerk in self.clerks), Counter())
 
-    @property
-    def last_trouble(self) -> float:
-        return max(clerk.last_trouble for clerk in self.clerks)
+    def served_again(self, since: float) -> float:
+        """Watch until everyone has an acknowledgement again. Returns when that was, or when there last was trouble."""
+        self.wait_until(lambda: all(clerk.acknowledged_at[-1] > since for clerk in self.clerks))
+        firsts = [next(moment for moment in clerk.acknowledged_at if moment > since) for clerk in self.clerks]
+        return max(*firsts, *(clerk.last_trouble for clerk in self.clerks))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Watch the clerks work until the condition holds."""
@@ -236,12 +240,14 @@ class FeedReader:
                 yield
             finally:
                 done.set()
-            following.result()
+                following.result()
 
     def follow(self, done: threading.Event) -> None:
-        while not done.is_set():
-            self.look()
-            done.wait(PAUSE)
+        try:
+            while not done.wait(PAUSE):
+                self.look()
+        finally:
+            self.client.connection.close()
 
     def read_to_the_end(self) -> None:
         while self.look() != 0:
