@@ -10,6 +10,7 @@ from inventory.errors import (
     AlreadyReversed,
     DatabaseBusy,
     DatabaseNotMigrated,
+    DatabaseNotWritable,
     DatabaseUnavailable,
     DuplicateCategory,
     DuplicateSku,
@@ -42,14 +43,14 @@ BY_SQLSTATE: dict[str, type[ServiceError]] = {
     "42703": DatabaseNotMigrated,
     "53100": StorageFull,
     "53300": DatabaseUnavailable,
-    "25006": DatabaseUnavailable,
+    "25006": DatabaseNotWritable,
 }
 
 # Result codes, https://www.sqlite.org/rescode.html (the primary code is the low byte).
 BY_SQLITE_CODE: dict[int, type[ServiceError]] = {
     5: DatabaseBusy,  # SQLITE_BUSY
     6: DatabaseBusy,  # SQLITE_LOCKED
-    8: DatabaseUnavailable,  # SQLITE_READONLY
+    8: DatabaseNotWritable,  # SQLITE_READONLY
     10: DatabaseUnavailable,  # SQLITE_IOERR
     11: DatabaseUnavailable,  # SQLITE_CORRUPT
     13: StorageFull,  # SQLITE_FULL

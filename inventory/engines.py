@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import sqlite3
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event, func, select
+from sqlalchemy.exc import InvalidatePoolError
 
 try:
     import pysqlite3 as sqlite_driver
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.orm import Session
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
 WRITE = "inventory_write"
+IDLE_SINCE = "inventory_idle_since"
+ASSUMED_ALIVE_SECONDS = 1
 MIGRATION_LOCK = int.from_bytes(b"stock")  # any number, as long as every release uses the same
 
 
@@ -73,6 +80,30 @@ def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
     """Set up an engine's connections and the way their transactions begin."""
     if engine.dialect.name == "sqlite":
         configure_sqlite(engine, busy_timeout_ms)
+    else:
+        replace_dead_connections(engine)
+
+
+def replace_dead_connections(engine: Engine) -> None:
+    """Ask a connection that has lain idle whether it still lives, so that no request finds out that it does not.
+
+    Connections in steady use are not asked, which would cost every request a round trip.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note_time(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[IDLE_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        now = time.monotonic()
+        if now - record.info.get(IDLE_SINCE, now) < ASSUMED_ALIVE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            # The pool throws away every connection that is older than this moment, and makes a new one.
+            raise InvalidatePoolError from None
 
 
 def configure_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
@@ -88,6 +119,8 @@ def configure_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # Without it REPLACE deletes rows past the triggers that refuse to.
+        connection.execute("PRAGMA recursive_triggers=ON")
         # PostgreSQL's function of the same name, in the text form that SQLAlchemy stores.
         connection.create_function("clock_timestamp", 0, clock_timestamp)
         connection.create_function("greatest", 2, max, deterministic=True)
@@ -167,6 +200,20 @@ def begin_migration(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
         connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
+
+
+def free_bytes(connection: Connection) -> int | None:
+    """By how much an SQLite database can still grow: room on its disk, and up to its own limit; else None.
+
+    Only a PostgreSQL server knows what room it has.
+    """
+    if connection.dialect.name != "sqlite":
+        return None
+    names = ("page_size", "page_count", "freelist_count", "max_page_count")
+    size, used, unused, limit = (int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in names)
+    file = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+    disk = shutil.disk_usage(file).free if file else sys.maxsize
+    return min(size * (limit - used + unused), disk)
 
 
 def server_version(connection: Connection) -> str:

@@ -263,6 +263,10 @@ class DatabaseNotMigrated(DatabaseUnavailable):
     default_message = "The database is not migrated: run 'flask --app wsgi db upgrade'."
 
 
+class DatabaseNotWritable(DatabaseUnavailable):
+    default_message = "The database can be read, but not written at the moment; nothing was written."
+
+
 class DatabaseBusy(ServiceError):
     status = 503
     slug = "database_busy"

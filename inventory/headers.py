@@ -85,8 +85,9 @@ def if_match() -> frozenset[str] | None:
     tags = flask.request.if_match
     if "If-Match" not in flask.request.headers or tags.star_tag:
         return None
-    # A proxy that compresses weakens tags on their way to the client, who cannot know better.
-    return frozenset(tags.as_set(include_weak=True))
+    # A proxy that compresses weakens tags on their way to the client, who cannot know better. Werkzeug reads the
+    # empty tag, which is none of ours, as None.
+    return frozenset(tag for tag in tags.as_set(include_weak=True) if tag)
 
 
 def answer_conditionally(response: Response) -> Response:

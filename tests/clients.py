@@ -35,9 +35,15 @@ class HttpClient:
         self.connection = http.client.HTTPConnection(address.hostname, address.port, timeout=120)
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        self.connection.request(method, path, body, {"Content-Type": content_type} if body is not None else {})
+        described = {"Content-Type": content_type} if body is not None else {}
+        self.connection.request(method, path, body, {**described, **(headers or {})})
         response = self.connection.getresponse()
         return Answer(response.status, dict(response.headers), response.read())
 

@@ -12,6 +12,7 @@ import pytest
 from inventory import create_app
 from inventory.db import db
 from tests import postgresql, sound
+from tests.reliability import figures
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",") if name]
 SERVER = postgresql.find_server()
-ENGINES = ["sqlite", "postgresql"] if SERVER else ["sqlite"]
+WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
+ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
+
+# For what only one of the engines can do.
+on_sqlite = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "sqlite"])
+on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
 
 
 def pytest_configure() -> None:
@@ -43,6 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     sent = [value for end in ends for name, value in end.user_properties if name == "hostile requests"]
     if sent:
         terminalreporter.write_line(f"hostile input: {sum(sent):,} requests in {len(sent)} tests")
+    figures.summarise(terminalreporter)
 
 
 def migrate(url: str) -> None:
@@ -127,6 +134,15 @@ def app(database_url: str) -> Iterator[Flask]:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def impatient(database_url: str) -> Iterator[Flask]:
+    """Another instance of the application on the same database, with one thread and no patience for locks."""
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_BUSY_TIMEOUT_MS": 50, "INVENTORY_THREADS": 1})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
 
 
 @pytest.fixture

@@ -26,7 +26,10 @@ def free_port() -> int:
 class Gunicorn:
     """Runs ``gunicorn wsgi:app`` against a database, ready when /health/live answers; its log is kept in a file."""
 
-    def __init__(self, database_url: str, *, workers: int = 2, threads: int = 8, **settings: str) -> None:
+    def __init__(
+        self, database_url: str, *, application: str = "wsgi:app", workers: int = 2, threads: int = 8, **settings: str
+    ) -> None:
+        self.application = application
         self.port = free_port()
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - open as long as the server
         self.environment = os.environ | {
@@ -42,7 +45,7 @@ class Gunicorn:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "wsgi:app", "-b", f"127.0.0.1:{self.port}"],
+            [sys.executable, "-m", "gunicorn", self.application, "-b", f"127.0.0.1:{self.port}"],
             cwd=ROOT,
             env=self.environment,
             stdout=self.log,

@@ -26,7 +26,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 # Values that differ from run to run are compared by their shape.
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 CURSOR = re.compile(r"cursor=[\w-]+")
-DEFAULTS_IN_WORDS = {"INVENTORY_WORKERS": "one per processor"}
+DEFAULTS_IN_WORDS = {"INVENTORY_WORKERS": "one per processor", "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`"}
 
 
 def fenced(text: str, language: str) -> list[str]:

@@ -73,9 +73,10 @@ def latest(product_id: int, count: int) -> Sequence[Row[Any]]:
 def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
     """A product's stock at a moment, or now: the balance of the last row until then, found by one index seek.
 
-    Raises ProductNotFound, and ValidationFailed for a moment in the future or before the product was created.
+    Now is never before the product's last row, also where the clock was set back since. Raises ProductNotFound, and
+    ValidationFailed for a moment in the future or before the product was created.
     """
-    now = func.clock_timestamp(type_=Product.created_at.type)
+    now = func.greatest(Product.updated_at, func.clock_timestamp(), type_=Product.updated_at.type)
     product = db.session.execute(
         select(Product.id, Product.sku, Product.created_at, now.label("now")).where(Product.id == product_id)
     ).one_or_none()
@@ -96,8 +97,9 @@ def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
 def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
     """Rows past a cursor, in an order that no later commit can disturb, and the cursor to go on with.
 
-    A position is the number of the writing transaction and the row's id. Only transactions below the oldest one that
-    is still running are shown, since it might yet add rows; so a row is late by the longest write, never lost.
+    A position is a transaction number, no lower than the writing transaction's own, and the row's id. Only positions
+    below the oldest transaction that is still running are shown, since it might yet add rows; so a row is late by the
+    longest write, never lost.
     Raises InvalidCursor.
     """
     start = (0, 0) if after is None else feed_position(after)

@@ -1,0 +1,110 @@
+"""A PostgreSQL server of the bench's own, which it may stop as if the power had gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests.servers import free_port
+
+ADMINISTRATOR = "postgres"
+
+
+def find_binaries() -> Path | None:
+    """The folder with initdb and pg_ctl, of the newest version there is."""
+    if on_path := shutil.which("initdb"):
+        return Path(on_path).parent
+    installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((path.parent for path in installed), key=lambda path: float(path.parent.name), default=None)
+
+
+BINARIES = find_binaries()
+
+
+class Cluster:
+    """Runs on a free port of loopback, with its data in a folder that is removed at the end.
+
+    PostgreSQL refuses to run as root; then its processes run as the user that its package has made.
+    """
+
+    def __init__(self) -> None:
+        self.user = ADMINISTRATOR if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="inventory-cluster-"))
+        if self.user is not None:
+            shutil.chown(self.folder, self.user)
+        self.data = self.folder / "data"
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{ADMINISTRATOR}@127.0.0.1:{self.port}/postgres"
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        assert BINARIES is not None
+        done = subprocess.run(
+            [BINARIES / program, *arguments],
+            user=self.user,
+            group=self.user,
+            extra_groups=[] if self.user is not None else None,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # the server would keep a pipe open
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        assert done.returncode == 0, f"{program} failed: {self.output()}"
+
+    def output(self) -> str:
+        log = self.folder / "log"
+        return log.read_text() if log.exists() else ""
+
+    def start(self) -> float:
+        """Start the server. Returns the moment at which it first took a connection."""
+        settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        self.run("pg_ctl", "start", "-W", "-D", self.data, "-l", self.folder / "log", "-o", settings)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, self.output()
+                time.sleep(0.01)
+            else:
+                return time.monotonic()
+
+    def stop(self, mode: str) -> None:
+        self.run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
+
+    def end_sessions(self) -> int:
+        """End every session of clients, in the middle of whatever it does. Returns how many there were."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            return ended.rowcount
+
+    def __enter__(self) -> Self:
+        try:
+            self.run(
+                "initdb", "--no-sync", "-D", self.data, "-U", ADMINISTRATOR, "-A", "trust", "-E", "UTF8", "--locale=C"
+            )
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            if (self.data / "postmaster.pid").exists():
+                self.stop("fast")
+        finally:
+            shutil.rmtree(self.folder)

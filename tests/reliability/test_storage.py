@@ -1,0 +1,231 @@
+"""What the database's own files can do to it: no room, no right to write, a clock that is set back."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, text
+
+from inventory import create_app, engines
+from inventory.db import db
+from tests.builders import body, nothing_changes, product, transaction
+from tests.clients import HttpClient
+from tests.reliability.audit import assert_sound, drift
+from tests.reliability.traffic import STOCK, stock_products
+from tests.servers import Gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from flask import Flask
+    from flask.testing import FlaskClient
+
+    from tests.reliability.figures import Report
+
+on_sqlite = pytest.mark.parametrize("engine_name", ["sqlite"])
+UNLIMITED = 2**32 - 2
+RECORDED, FULL, UNAVAILABLE = (201, None), (507, "storage_full"), (503, "database_unavailable")
+
+
+def batch_of(product_id: int, count: int) -> dict[str, Any]:
+    line = {"product_id": product_id, "transaction_type": "purchase", "quantity": 1, "notes": "x" * 500}
+    return {"lines": [line] * count}
+
+
+def count_rows() -> int:
+    return int(db.session.scalar(text("SELECT COUNT(*) FROM transactions")))
+
+
+@pytest.fixture
+def limit_pages(app: Flask) -> Callable[[int], None]:
+    """Sets how many pages the database may have; SQLite keeps that limit for each connection."""
+    limit = UNLIMITED
+
+    def set_limit(pages: int) -> None:
+        nonlocal limit
+        limit = pages
+
+    with app.app_context():
+
+        @event.listens_for(db.engine, "checkout")
+        def apply_limit(connection: Any, _record: object, _proxy: object) -> None:
+            connection.execute(f"PRAGMA max_page_count = {limit}")
+
+    return set_limit
+
+
+@on_sqlite
+def test_a_full_database_refuses_writes_and_keeps_what_it_has(
+    app: Flask, client: FlaskClient, limit_pages: Callable[[int], None], report: Report
+) -> None:
+    """The database may not grow: 507, nothing half-written, reads go on, /health says so; with room it works again."""
+    bolt = product(client, quantity_on_hand=10)["id"]
+    assert client.get("/health").status_code == 200
+    with app.app_context():
+        pages = db.session.execute(text("PRAGMA page_count")).scalar_one()
+    limit_pages(pages + 20)
+    recorded = 0
+    while (answer := client.post("/transactions/batch", json=batch_of(bolt, 10))).status_code == 201:
+        recorded += 1
+    assert (answer.status_code, body(answer)["error"]) == (507, "storage_full")
+    with nothing_changes(app):
+        assert client.post("/transactions/batch", json=batch_of(bolt, 1_000)).status_code == 507
+    assert body(client.get(f"/products/{bolt}"))["quantity_on_hand"] == 10 + 10 * recorded
+    sick = client.get("/health")
+    assert (sick.status_code, body(sick)["error"]) == (503, "database_unavailable")
+    limit_pages(UNLIMITED)
+    assert client.post("/transactions/batch", json=batch_of(bolt, 1_000)).status_code == 201
+    assert client.get("/health").status_code == 200
+    with app.app_context():
+        stray = count_rows() - (1 + 10 * recorded + 1_000)
+        report("SQLite: database full", batches_before=recorded, stray_rows=stray, drift=drift(db.session))
+    assert stray == 0
+    assert_sound(app)
+
+
+@contextmanager
+def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@on_sqlite
+def test_a_full_disk_refuses_writes_and_keeps_what_it_has(
+    sqlite_template: Path, tmp_path: Path, report: Report
+) -> None:
+    """The disk below a running server fills up: 503 or 507, /health says so; with room it works again by itself."""
+    with small_disk(tmp_path / "disk", 64) as disk:
+        database = disk / "inventory.db"
+        shutil.copy(sqlite_template, database)
+        app = create_app({"DATABASE_URL": f"sqlite:///{database}"})
+        with Gunicorn(f"sqlite:///{database}") as server, HttpClient(server.url) as client:
+            bolt = stock_products(server.url, 1)[0]
+            assert client.get("/health").status == 200
+            ballast = disk / "ballast"
+            fill(ballast)
+            seen: Counter[tuple[int, str | None]] = Counter()
+            while seen.total() - seen[RECORDED] < 20:
+                answer = client.post("/transactions/batch", batch_of(bolt, 10))
+                seen[answer.status, answer.json.get("error")] += 1
+            assert client.get(f"/products/{bolt}").json["quantity_on_hand"] == STOCK + 10 * seen[RECORDED]
+            sick = client.get("/health")
+            assert (sick.status, sick.json["error"]) == (503, "database_unavailable")
+            ballast.unlink()
+            assert client.post("/transactions/batch", batch_of(bolt, 1_000)).status == 201
+            assert client.get("/health").status == 200
+        with app.app_context():
+            stray = count_rows() - (1 + 10 * seen[RECORDED] + 1_000)
+            report(
+                "SQLite: disk full",
+                batches_before=seen[RECORDED],
+                storage_full=seen[FULL],
+                database_unavailable=seen[UNAVAILABLE],
+                stray_rows=stray,
+                drift=drift(db.session),
+            )
+        assert set(seen) <= {RECORDED, FULL, UNAVAILABLE}
+        assert stray == 0
+        assert_sound(app)
+        with app.app_context():
+            db.engine.dispose()
+
+
+def fill(ballast: Path) -> None:
+    """Write until there is no room left, to the last byte."""
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+
+
+@on_sqlite
+def test_a_read_only_database_is_read_and_not_written(app: Flask, client: FlaskClient, report: Report) -> None:
+    """The file cannot be written: reads go on, writes get 503, /health says so, nothing changes."""
+    bolt = product(client, quantity_on_hand=10)["id"]
+    file = app.config["DATABASE_URL"].removeprefix("sqlite:///")
+    read_only = create_app({"DATABASE_URL": f"sqlite:///file:{file}?mode=ro&uri=true"})
+    reader = read_only.test_client()
+    with nothing_changes(app):
+        refused = [
+            reader.post("/transactions", json={"product_id": bolt, "transaction_type": "sale", "quantity": 1}),
+            reader.post("/transactions/batch", json=batch_of(bolt, 10)),
+            reader.patch(f"/products/{bolt}", json={"quantity_on_hand": 3}),
+            reader.get("/health"),
+        ]
+    assert body(reader.get(f"/products/{bolt}"))["quantity_on_hand"] == 10
+    with read_only.app_context():
+        db.engine.dispose()
+    report("SQLite: read-only file", refused=len(refused))
+    for answer in refused:
+        assert (answer.status_code, body(answer)["error"]) == (503, "database_unavailable"), answer.text
+        assert "not written" in body(answer)["message"]
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.fixture
+def clock_ahead(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Makes a block of time in which the database's clock is an hour ahead; after it, the clock is set back.
+
+    PostgreSQL's clock is the machine's: there the products are brought to where such an hour would have left them.
+    """
+    clock, ahead = engines.clock_timestamp, False
+
+    def adjustable_clock() -> str:
+        moment = datetime.fromisoformat(clock())
+        return (moment + timedelta(hours=ahead)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    monkeypatch.setattr(engines, "clock_timestamp", adjustable_clock)
+
+    @contextmanager
+    def hour_ahead() -> Iterator[None]:
+        nonlocal ahead
+        ahead = True
+        with app.app_context():
+            if db.engine.dialect.name == "postgresql":
+                db.session.execute(text("UPDATE products SET updated_at = updated_at + interval '1 hour'"))
+                db.session.commit()
+        yield
+        ahead = False
+
+    return hour_ahead
+
+
+def test_a_clock_set_back_turns_no_products_history_round(
+    app: Flask, client: FlaskClient, clock_ahead: Callable[[], AbstractContextManager[None]], report: Report
+) -> None:
+    """The clock is set back by an hour: a product's rows keep their order, and its stock now is its stock now."""
+    bolt = product(client, quantity_on_hand=100)["id"]
+    with clock_ahead():
+        early = transaction(client, bolt, "sale", 1)
+    later = [transaction(client, bolt, "sale", 2)]
+    later += body(client.post("/transactions/batch", json=batch_of(bolt, 3)))["transactions"]
+    later.append(body(client.post(f"/products/{bolt}/counts", json={"counted_quantity": 90})))
+    moments = [datetime.fromisoformat(row["created_at"]) for row in [early, *later]]
+    assert moments[0] > datetime.now(UTC) + timedelta(minutes=50)
+    history = client.get(f"/transactions/product/{bolt}").get_json()
+    stock_now = body(client.get(f"/products/{bolt}/stock"))["quantity_on_hand"]
+    with app.app_context():
+        apart = drift(db.session)
+    report("Clock set back", hours=1, rows_afterwards=len(later), drift=apart)
+    assert moments == sorted(moments)
+    assert [row["seq"] for row in history] == list(range(len(history), 0, -1))
+    assert stock_now == 90
+    assert_sound(app)
