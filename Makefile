@@ -37,6 +37,12 @@ test: $(VENV)/.development ## Run all tests, on SQLite and on PostgreSQL where o
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
 
+.PHONY: reliability
+reliability: $(VENV)/.development ## Run the fault bench and write its figures into docs/reliability.md (TEST_RELIABILITY_SCALE=10: more)
+	mkdir -p build && rm -f build/reliability.jsonl
+	TEST_RELIABILITY_FIGURES=build/reliability.jsonl $(BIN)/pytest tests/reliability $(ARGS)
+	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
+
 .PHONY: lint
 lint: $(VENV)/.development ## Check style and formatting
 	$(BIN)/ruff check
