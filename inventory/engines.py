@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SQLITE_VERSION: str = sqlite_driver.sqlite_version
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
 WRITE = "inventory_write"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from random import Random
 from typing import TYPE_CHECKING
 
 import psutil
@@ -34,7 +35,7 @@ BACK_WITHIN = 2.0
 
 def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, report: Report) -> None:
     """Workers die by kill -9 in the middle of requests: what was acknowledged is there, and nothing is there twice."""
-    kills, acknowledged = scaled(100), scaled(10_000)
+    kills, acknowledged, random = scaled(100), scaled(10_000), Random(1)
     # The application is loaded before the fork, so that the bench does not spend its time on workers that start.
     with Gunicorn(database_url, workers=3, threads=4, GUNICORN_CMD_ARGS="--preload") as server:
         crew = Crew(server.url, stock_products(server.url, PRODUCTS), keyed=8, unkeyed=2)
@@ -42,7 +43,7 @@ def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, r
         with feed.reading(), crew.at_work():
             for kill in range(1, kills + 1):
                 crew.wait_until_acknowledged(kill * acknowledged // kills)
-                kill_a_busy_worker(server, crew)
+                kill_a_busy_worker(server, crew, random)
         assert_feed_is_complete(app, feed)
     cut = crew.troubles["cut"]
     found = audit(app, crew.clerks)
@@ -64,22 +65,24 @@ def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, r
     assert_sound(app)
 
 
-def kill_a_busy_worker(server: Gunicorn, crew: Crew) -> None:
+def kill_a_busy_worker(server: Gunicorn, crew: Crew, random: Random) -> None:
     """Kill one of the server's own workers that has a client on the line, as the system does when memory runs out."""
-    found: list[psutil.Process] = []
+    busy: list[psutil.Process] = []
 
     def one_is_busy() -> bool:
-        for worker in psutil.Process(server.process.pid).children():
-            try:
-                links = worker.net_connections("tcp")
-            except psutil.Error:
-                continue
-            if any(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == server.port for link in links):
-                found.append(worker)
-        return bool(found)
+        busy.extend(worker for worker in psutil.Process(server.process.pid).children() if has_client(worker, server))
+        return bool(busy)
 
     crew.wait_until(one_is_busy)
-    found[0].kill()
+    random.choice(busy).kill()
+
+
+def has_client(worker: psutil.Process, server: Gunicorn) -> bool:
+    try:
+        links = worker.net_connections("tcp")
+    except psutil.Error:  # it has ended meanwhile
+        return False
+    return any(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == server.port for link in links)
 
 
 @pytest.mark.parametrize("engine_name", ["postgresql"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import Counter
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -146,14 +147,11 @@ def test_a_full_disk_refuses_writes_and_keeps_what_it_has(
 
 
 def fill(ballast: Path) -> None:
-    """Write until there is no room left, to the last byte."""
-    with ballast.open("wb", buffering=0) as file:
-        for size in (2**20, 2**12, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
+    """Write until there is no room left, and give back so much that a few batches still fit, but not all lines."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 2**20)
+    os.truncate(ballast, ballast.stat().st_size - 2**18)
 
 
 @on_sqlite

@@ -209,11 +209,13 @@ class Crew:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Watch the clerks work until the condition holds."""
-        deadline = time.monotonic() + PATIENCE
+        seen, deadline = self.acknowledged, time.monotonic() + PATIENCE
         while not condition():
             if self.done.is_set():  # one of them failed, and says how when the block ends
                 raise RuntimeError("a clerk stopped working")
-            assert time.monotonic() < deadline, f"nothing came of it in {PATIENCE} s; {dict(self.troubles)}"
+            if self.acknowledged > seen:
+                seen, deadline = self.acknowledged, time.monotonic() + PATIENCE
+            assert time.monotonic() < deadline, f"nothing recorded for {PATIENCE} s; {dict(self.troubles)}"
             time.sleep(0.005)
 
     def wait_until_acknowledged(self, count: int) -> None:

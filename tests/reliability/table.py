@@ -1,0 +1,63 @@
+"""Puts the figures of one run of the bench into a page, between its two markers.
+
+    python -m tests.reliability.table FIGURES.jsonl PAGE.md
+
+Reads the lines that the tests append to the file that TEST_RELIABILITY_FIGURES names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from inventory.engines import SQLITE_VERSION
+from tests.postgresql import find_server
+from tests.reliability.figures import in_words
+
+BEGIN = "<!-- figures: written by make reliability -->"
+END = "<!-- end of figures -->"
+ENGINES = ("sqlite", "postgresql")
+
+
+def table(lines: list[dict[str, Any]], headings: tuple[str, ...]) -> str:
+    """One row for each test in the order of the run, one column for each engine."""
+    promises = {line["test"]: line["promise"] for line in lines}
+    figures = {(line["test"], line["engine"]): in_words(line["figures"]) for line in lines}
+    rows = [("What happens", "What must hold", *headings), ("---",) * (2 + len(headings))]
+    rows += [
+        (test, promise, *(figures.get((test, engine), "does not apply") for engine in ENGINES))
+        for test, promise in promises.items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def between_markers(page: str, content: str) -> str:
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"The page lacks its markers: {BEGIN} {END}")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def versions() -> tuple[str, str]:
+    server = find_server()
+    if server is None:
+        return f"SQLite {SQLITE_VERSION}", "PostgreSQL"
+    with psycopg.connect(server.address) as connection:
+        number = connection.info.server_version
+    return f"SQLite {SQLITE_VERSION}", f"PostgreSQL {number // 10_000}.{number % 10_000}"
+
+
+def main(figures: Path, page: Path) -> None:
+    lines = [json.loads(line) for line in figures.read_text().splitlines()]
+    ran_on = f"One run on {os.cpu_count()} cores."
+    page.write_text(between_markers(page.read_text(), f"{ran_on}\n\n{table(lines, versions())}"))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
