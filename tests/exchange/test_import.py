@@ -252,7 +252,7 @@ def test_problems_that_only_the_database_shows_come_first_where_their_rows_do(cl
 
 @pytest.mark.parametrize(
     "last_row",
-    ["NEW,Bolt,x,C", "K0,Bolt,1,C", "NEW,Bolt,1", 'NEW,"Bolt', "K1,Bolt,0.5,C"],
+    ["NEW,Bolt,x,C", "K2,Bolt,1,C", "NEW,Bolt,1", 'NEW,"Bolt', "K1,Bolt,0.5,C"],
     ids=["bad cell", "twice", "ragged", "no CSV", "price below cost"],
 )
 def test_one_bad_row_at_the_end_means_that_nothing_at_all_was_imported(
