@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.db import db, unit_of_work
+from inventory.db import db, fold, unit_of_work
 from inventory.products import service as products
 from inventory.products.models import Product
 from inventory.transactions import service as ledger
@@ -81,8 +81,9 @@ def seed_categories() -> list[int]:
 
 @unit_of_work
 def seed_products(numbers: range, category_ids: list[int]) -> int:
-    known = set(db.session.scalars(select(Product.sku).where(Product.sku.in_([sku_of(number) for number in numbers]))))
-    missing = [number for number in numbers if sku_of(number) not in known]
+    wanted = {fold(sku_of(number)): number for number in numbers}
+    known = set(db.session.scalars(select(Product.sku_folded).where(Product.sku_folded.in_(wanted))))
+    missing = [number for sku, number in wanted.items() if sku not in known]
     for number in missing:
         products.create(product(number, category_ids))
     return len(missing)
@@ -110,12 +111,13 @@ def product(number: int, category_ids: list[int]) -> dict[str, Any]:
 
 
 def seeded_product_ids(count: int) -> list[int]:
-    demo = select(Product.id).where(Product.sku.between(sku_of(0), sku_of(count - 1)), Product.is_active)
+    first, last = fold(sku_of(0)), fold(sku_of(count - 1))
+    demo = select(Product.id).where(Product.sku_folded.between(first, last), Product.is_active)
     return list(db.session.scalars(demo.order_by(Product.id)))
 
 
 def count_seeded_transactions() -> int:
-    demo = Transaction.reference.between(REFERENCE, f"{REFERENCE}~")
+    demo = func.substr(Transaction.reference, 1, len(REFERENCE)) == REFERENCE
     return db.session.scalar(select(func.count()).select_from(Transaction).where(demo)) or 0
 
 

@@ -43,10 +43,18 @@ def find_server() -> Server | None:
 
 
 @contextmanager
-def new_database(server: Server, template: str = "template1") -> Iterator[str]:
-    """A database for one test, dropped afterwards with whatever is still connected to it."""
+def new_database(server: Server, template: str | None = None, *, locale: str | None = None) -> Iterator[str]:
+    """A database for one test, dropped afterwards with whatever is still connected to it.
+
+    ``locale`` makes it sort as ICU does for that language.
+    """
     name = f"inventory_test_{uuid4().hex}"
-    server.run(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(template or ("template0" if locale else "template1"))
+    )
+    if locale:
+        create += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale))
+    server.run(create)
     try:
         yield name
     finally:

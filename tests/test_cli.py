@@ -126,6 +126,13 @@ def test_seed_leaves_what_is_there_alone(app: Flask, client: FlaskClient) -> Non
     assert listed(client.get("/products")) == [bolt]
 
 
+def test_seed_takes_a_product_of_its_own_sku_in_other_case_for_its_own(app: Flask, client: FlaskClient) -> None:
+    product(client, sku="demo-00001")
+    assert json.loads(done(run(app, "seed", *SMALL, "--json")))["products"] == 11
+    assert len(listed(client.get("/products"))) == 12
+    assert_ledger_is_sound(app)
+
+
 def test_seed_if_empty_fills_an_empty_database(app: Flask) -> None:
     assert done(run(app, "seed", *SMALL, "--if-empty")) == "categories: 5, products: 12, transactions: 60\n"
 
