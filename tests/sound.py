@@ -143,7 +143,10 @@ class Sound:
     content_type: str | None = None
 
     def send(self, client: FlaskClient, **changes: Any) -> TestResponse:
-        """Send the request, or one that differs from it in ``changes`` to its fields or in ``headers``."""
+        """Send the request, or one that differs from it in ``changes`` to its fields or in ``headers``.
+
+        The whole answer is read, so that a stream of it holds no connection any longer.
+        """
         request = replace(self, **{name: value for name, value in changes.items() if name != "headers"})
         path = request.path
         if "{batch_id}" in path:
@@ -155,6 +158,7 @@ class Sound:
             data=request.body,
             content_type=request.content_type,
             headers=changes.get("headers"),
+            buffered=True,
         )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from flask.testing import FlaskClient
+    from sqlalchemy import Engine
     from werkzeug.test import TestResponse
 
     from tests.servers import Gunicorn
@@ -46,11 +47,16 @@ def assert_try_again(response: TestResponse, slug: str, what: object) -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
+def engine_of(app: Flask) -> Engine:
+    """The app's engine, for use outside its context: requests within one would share its session."""
+    with app.app_context():
+        return db.engine
+
+
 @contextmanager
 def closing_pool(app: Flask) -> Iterator[Flask]:
     yield app
-    with app.app_context():
-        db.engine.dispose()
+    engine_of(app).dispose()
 
 
 @pytest.fixture
@@ -131,12 +137,11 @@ def test_reads_are_answered_again_after_the_end_of_their_pooled_connections(app:
 def end_connections(app: Flask) -> None:
     """Do to the app's pooled connections what a restart of the server does."""
     assert SERVER is not None
-    with app.app_context():
-        name = db.engine.url.database
-        assert db.engine.pool.checkedin() >= 1  # type: ignore[attr-defined]
+    engine = engine_of(app)
+    assert engine.pool.checkedin() >= 1  # type: ignore[attr-defined]
     others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"
     with closing_pool(create_app({"DATABASE_URL": SERVER.address})) as outside, outside.app_context():
-        assert all(db.session.scalars(text(others), {"name": name}))
+        assert all(db.session.scalars(text(others), {"name": engine.url.database}))
 
 
 # Busy.
@@ -145,7 +150,7 @@ def end_connections(app: Flask) -> None:
 @contextmanager
 def held_for_writing(app: Flask) -> Iterator[None]:
     """Another writer that does not end: SQLite's one write lock, on PostgreSQL the tables themselves."""
-    with app.app_context(), db.engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+    with engine_of(app).connect().execution_options(**{WRITE: True}) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE categories, products IN EXCLUSIVE MODE"))
         yield
@@ -168,7 +173,8 @@ def test_reads_are_answered_while_a_writer_holds_its_lock(impatient_app: Flask) 
     with held_for_writing(impatient_app):
         for operation in OPERATIONS:
             if operation.method == "GET":
-                assert sound_requests(operation)[0].send(client).status_code == 200, operation
+                answer = sound_requests(operation)[0].send(client)
+                assert answer.status_code == 200, f"{operation}: {answer.text}"
 
 
 def test_writes_are_accepted_once_the_lock_is_released(impatient_app: Flask) -> None:
@@ -183,7 +189,7 @@ def test_writes_are_accepted_once_the_lock_is_released(impatient_app: Flask) -> 
 @on_postgresql
 def test_one_locked_product_does_not_hold_up_the_others(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
-    with impatient_app.app_context(), db.engine.connect() as connection, connection.begin():
+    with engine_of(impatient_app).connect() as connection, connection.begin():
         connection.execute(text("SELECT id FROM products WHERE id = 1 FOR UPDATE"))
         locked = client.post("/transactions", json={"product_id": 1, "transaction_type": "sale", "quantity": 1})
         other = client.post("/transactions", json={"product_id": 2, "transaction_type": "sale", "quantity": 1})
@@ -193,9 +199,9 @@ def test_one_locked_product_does_not_hold_up_the_others(impatient_app: Flask) ->
 
 def test_a_request_that_gets_no_connection_in_time_is_refused_as_busy(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
-    with impatient_app.app_context(), ExitStack() as held:
+    with ExitStack() as held:
         for _ in range(3):
-            held.enter_context(db.engine.connect())
+            held.enter_context(engine_of(impatient_app).connect())
         for operation in WITH_DATABASE:
             assert_try_again(a_request(client, operation), "database_busy", operation)
         assert client.get("/health/live").status_code == 200
