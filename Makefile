@@ -37,6 +37,12 @@ test: $(VENV)/.development ## Run all tests, on SQLite and on PostgreSQL where o
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
 
+.PHONY: bench-year
+bench-year: $(VENV)/.development ## Load a year of real sales into the new database that DATABASE_URL names
+	@test -n "$(DATABASE_URL)" || { echo "Say where: make bench-year DATABASE_URL=postgresql://…/a_new_database"; exit 2; }
+	$(FLASK) db upgrade
+	$(BIN)/python -m benchmarks.online_retail "$(DATABASE_URL)"
+
 .PHONY: reliability
 reliability: $(VENV)/.development ## Run the fault bench and write its figures into docs/reliability.md (TEST_RELIABILITY_SCALE=10: more)
 	mkdir -p build && rm -f build/reliability.jsonl

@@ -119,15 +119,19 @@ def contains(column: SQLColumnExpression[str], text: str) -> ColumnElement[bool]
     return column.contains(fold(text), autoescape=True)
 
 
-class transaction_id(FunctionElement[int]):  # noqa: N801 - it stands for an SQL function
-    """Number of the running transaction, in the order of their beginnings; 0 on SQLite, which writes one at a time."""
+class write_position(FunctionElement[int]):  # noqa: N801 - it stands for an SQL function
+    """A row's place in the order of writing; 0 on SQLite, which writes one at a time.
+
+    On PostgreSQL it is the number of the running transaction, or of the latest that has ended if that one began later:
+    a transaction that had to wait for a product stands behind the one that it waited for.
+    """
 
     type = BigInteger()
     inherit_cache = True
 
 
 class settled_before(FunctionElement[int]):  # noqa: N801
-    """The number below which every transaction has ended, so that no row with a lower one can still appear.
+    """The position below which every transaction has ended, so that no row with a lower one can still appear.
 
     Ids are drawn before COMMIT and become visible out of order; this is PostgreSQL's own measure of what is settled
     (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT).
@@ -137,14 +141,14 @@ class settled_before(FunctionElement[int]):  # noqa: N801
     inherit_cache = True
 
 
-@compiles(transaction_id, "sqlite")
-def _sqlite_transaction_id(_element: transaction_id, _compiler: Any, **_kwargs: Any) -> str:
+@compiles(write_position, "sqlite")
+def _sqlite_write_position(_element: write_position, _compiler: Any, **_kwargs: Any) -> str:
     return "0"
 
 
-@compiles(transaction_id, "postgresql")
-def _postgresql_transaction_id(_element: transaction_id, _compiler: Any, **_kwargs: Any) -> str:
-    return "pg_current_xact_id()::text::bigint"
+@compiles(write_position, "postgresql")
+def _postgresql_write_position(_element: write_position, _compiler: Any, **_kwargs: Any) -> str:
+    return "greatest(pg_current_xact_id()::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)"
 
 
 @compiles(settled_before, "sqlite")

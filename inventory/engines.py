@@ -119,6 +119,8 @@ def configure_sqlite(engine: Engine, busy_timeout_ms: int) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # Without it REPLACE deletes rows past the triggers that refuse to.
+        connection.execute("PRAGMA recursive_triggers=ON")
         # PostgreSQL's function of the same name, in the text form that SQLAlchemy stores.
         connection.create_function("clock_timestamp", 0, clock_timestamp)
         connection.create_function("greatest", 2, max, deterministic=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import flask
 import sqlalchemy.exc
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from inventory import database_errors
@@ -71,6 +72,8 @@ def handle_unexpected(error: Exception) -> Response:
 def init_app(app: Flask) -> None:
     app.register_error_handler(ServiceError, respond)
     app.register_error_handler(HTTPException, handle_http_exception)
+    # A chunked body that is broken shows only while a view is reading it.
+    app.register_error_handler(ParseException, lambda _error: respond(BadRequest()))
     app.register_error_handler(sqlalchemy.exc.DBAPIError, handle_database_error)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, handle_pool_timeout)
     app.register_error_handler(Exception, handle_unexpected)

@@ -83,8 +83,11 @@ def etag(tag: str) -> dict[str, str]:
 def if_match() -> frozenset[str] | None:
     """The tags of which one must be current, or None if the request makes no condition."""
     tags = flask.request.if_match
-    # A proxy that compresses weakens tags on their way to the client, who cannot know better.
-    return None if not tags or tags.star_tag else frozenset(tags.as_set(include_weak=True))
+    if "If-Match" not in flask.request.headers or tags.star_tag:
+        return None
+    # A proxy that compresses weakens tags on their way to the client, who cannot know better. Werkzeug reads the
+    # empty tag, which is none of ours, as None.
+    return frozenset(tag for tag in tags.as_set(include_weak=True) if tag)
 
 
 def answer_conditionally(response: Response) -> Response:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from inventory import errors
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 # Visible ASCII, bare or as a quoted string (RFC 8941 section 3.3.3). Servers join a header that was sent twice with
 # a comma, so a bare key has none.
@@ -42,5 +45,10 @@ def parse(header: str) -> str:
 
 def fingerprint(content: Any) -> str:
     """SHA-256 of a request as it was understood: defaults filled in, blanks trimmed, keys in one order."""
-    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=str)
+    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=shortest)
     return hashlib.sha256(canonical).hexdigest()
+
+
+def shortest(amount: Decimal) -> str:
+    """The same text for 10, 10.0 and 1e1, which are one amount."""
+    return str(amount.normalize())

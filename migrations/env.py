@@ -36,6 +36,8 @@ def run_in_one_transaction() -> None:
             target_metadata=Base.metadata,
             render_as_batch=True,
             transaction_per_migration=False,
+            # SQLite's too, since it is not the driver here that begins and ends transactions.
+            transactional_ddl=True,
         )
         with context.begin_transaction():
             begin_migration(connection)

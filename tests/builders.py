@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from inventory.db import Base, db
 from inventory.products.models import Product
+from inventory.transactions.models import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from flask import Flask
     from flask.testing import FlaskClient
@@ -82,6 +84,26 @@ def transaction(
     response = client.post("/transactions", json=facts)
     assert response.status_code == 201, response.text
     return body(response)
+
+
+def book(app: Flask, product_id: int, moments: Iterable[datetime]) -> None:
+    """Ledger rows of given times, straight into the database; the service itself takes the time as it is."""
+    with app.app_context():
+        for seq, moment in enumerate(moments, start=1):
+            db.session.execute(
+                insert(Transaction).values(
+                    product_id=product_id,
+                    sku="BOOKED",
+                    transaction_type="purchase",
+                    quantity=1,
+                    delta=1,
+                    balance_after=seq,
+                    seq=seq,
+                    xid=0,
+                    created_at=moment,
+                )
+            )
+        db.session.commit()
 
 
 UNSOUND = """

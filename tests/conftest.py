@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from inventory import create_app
 from inventory.db import db
-from tests import postgresql
+from tests import postgresql, sound
 from tests.reliability import figures
 from tests.servers import Gunicorn
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",") if name]
 SERVER = postgresql.find_server()
-ENGINES = ["sqlite", "postgresql"] if SERVER else ["sqlite"]
+WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
+ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
+
+# For what only one of the engines can do.
+on_sqlite = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "sqlite"])
+on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
 
 
 def pytest_configure() -> None:
@@ -36,6 +42,13 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many requests the tests of hostile input sent; each test reports its own number at its end."""
+    ends = [
+        end for reports in terminalreporter.stats.values() for end in reports if getattr(end, "when", "") == "teardown"
+    ]
+    sent = [value for end in ends for name, value in end.user_properties if name == "hostile requests"]
+    if sent:
+        terminalreporter.write_line(f"hostile input: {sum(sent):,} requests in {len(sent)} tests")
     figures.summarise(terminalreporter)
 
 
@@ -80,17 +93,34 @@ def empty_database_url(engine_name: str, tmp_path: Path) -> Iterator[str]:
             yield SERVER.url(name)
 
 
-@pytest.fixture
-def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Path) -> Iterator[str]:
-    """A migrated, empty database."""
+@contextmanager
+def new_database(request: pytest.FixtureRequest, engine_name: str, directory: Path) -> Iterator[str]:
     if engine_name == "sqlite":
-        copy = tmp_path / "inventory.db"
+        copy = directory / "inventory.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), copy)
         yield f"sqlite:///{copy}"
     else:
         assert SERVER is not None
         with postgresql.new_database(SERVER, request.getfixturevalue("postgresql_template")) as name:
             yield SERVER.url(name)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Path) -> Iterator[str]:
+    """A migrated, empty database."""
+    with new_database(request, engine_name, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """The service with the rows of tests/sound.py, for all those tests of a module that change nothing."""
+    with new_database(request, request.param, tmp_path_factory.mktemp("shared")) as url:
+        app = create_app({"DATABASE_URL": url, "TESTING": True})
+        sound.fill(app.test_client())
+        yield app
+        with app.app_context():
+            db.engine.dispose()
 
 
 @pytest.fixture
@@ -104,6 +134,15 @@ def app(database_url: str) -> Iterator[Flask]:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def impatient(database_url: str) -> Iterator[Flask]:
+    """Another instance of the application on the same database, with one thread and no patience for locks."""
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_BUSY_TIMEOUT_MS": 50, "INVENTORY_THREADS": 1})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
@@ -50,3 +51,11 @@ def new_database(server: Server, template: str = "template1") -> Iterator[str]:
         yield name
     finally:
         server.run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def await_blocked(observer: psycopg.Connection[Any], count: int) -> None:
+    """Return once ``count`` sessions on the observer's database wait for a lock."""
+    deadline = time.monotonic() + 30
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while observer.execute(blocked).fetchone() != (count,):
+        assert time.monotonic() < deadline, f"{count} sessions never waited for a lock"

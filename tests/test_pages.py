@@ -11,12 +11,11 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert
+from sqlalchemy import delete
 
 from inventory.db import db, fold
 from inventory.products.models import Product
-from inventory.transactions.models import Transaction
-from tests.builders import body, category, listed, product, refusal, refused_fields, shelve, transaction
+from tests.builders import body, book, category, listed, product, refusal, refused_fields, shelve, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,10 +138,7 @@ def test_pages_of_the_ledger_follow_each_other_newest_first_by_default(client: F
 
 def test_pages_of_rows_of_one_moment_miss_none(app: Flask, client: FlaskClient) -> None:
     bolt = product(client)
-    facts = {"product_id": bolt["id"], "transaction_type": "purchase", "quantity": 1, "delta": 1, "created_at": NOON}
-    with app.app_context():
-        db.session.execute(insert(Transaction), [facts | {"balance_after": seq, "seq": seq} for seq in range(1, 8)])
-        db.session.commit()
+    book(app, bolt["id"], [NOON] * 7)
     for sort in ("created_at", "-created_at", "created_at,-id", "-created_at,-id"):
         there = list(walk(client, f"/transactions?sort={sort}&limit=2"))
         assert sorted(ids(there)) == list(range(1, 8))

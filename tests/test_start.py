@@ -54,7 +54,7 @@ def run(command: list[str], settings: Mapping[str, str], folder: Path = ROOT) ->
 
 
 @pytest.mark.parametrize("command", [UPGRADE, SERVE], ids=["flask", "gunicorn"])
-@pytest.mark.parametrize(("setting", "problem"), WRONG_SETTINGS.items(), ids=lambda value: "-".join(value)[:40])
+@pytest.mark.parametrize(("setting", "problem"), WRONG_SETTINGS.items(), ids=[name for name, _ in WRONG_SETTINGS])
 def test_a_wrong_setting_stops_the_start_with_one_line(
     command: list[str], setting: tuple[str, str], problem: str
 ) -> None:

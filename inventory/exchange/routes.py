@@ -102,6 +102,9 @@ def uploaded_file() -> Iterator[IO[bytes]]:
     elif request.mimetype == "text/csv":
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(request.stream, copy)
+            # A connection that breaks ends the stream like a file that is complete, and often between two rows.
+            if request.content_length not in {None, copy.tell()}:
+                raise errors.BadRequest("The body is shorter than its Content-Length says; nothing was imported.")
             copy.seek(0)
             yield copy
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -45,7 +46,7 @@ def create(lines: Sequence[Mapping[str, Any]], key: RequestKey | None = None) ->
         facts = dict(line)
         return record(product_of(facts), Movement(**facts), batch_id=batch_id)
 
-    return RecordedBatch(batch_id, all_or_none(lines, record_line))
+    return RecordedBatch(batch_id, all_or_none(list(enumerate(lines)), record_line))
 
 
 def lock_lines(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -75,8 +76,8 @@ def reverse(batch_id: str, data: Mapping[str, Any], key: RequestKey | None = Non
     refuse_reversed(rows)
     contra_id = new_id()
     write(contra_id, "reversal", key)
-    rows.sort(key=lambda row: (row.delta > 0, -row.id))
-    contra = all_or_none(rows, lambda row: record_contra(row, data, batch_id=contra_id))
+    giving_back_first = sorted(enumerate(rows), key=lambda numbered: (numbered[1].delta > 0, -numbered[0]))
+    contra = all_or_none(giving_back_first, lambda row: record_contra(row, data, batch_id=contra_id))
     return RecordedBatch(contra_id, contra)
 
 
@@ -89,10 +90,10 @@ def write(batch_id: str, kind: str, key: RequestKey | None, **counts: int) -> No
     db.session.execute(insert(Batch).values(id=batch_id, kind=kind, **counts, **(key.columns() if key else {})))
 
 
-def all_or_none(lines: Sequence[Line], record_line: Callable[[Line], Row[Any]]) -> list[Row[Any]]:
-    """Record every line; if any is refused, raise BatchRejected with all that are."""
+def all_or_none(lines: Sequence[tuple[int, Line]], record_line: Callable[[Line], Row[Any]]) -> list[Row[Any]]:
+    """Record every line, each with its number; if any is refused, raise BatchRejected with all that are."""
     recorded, refused = [], []
-    for number, line in enumerate(lines):
+    for number, line in lines:
         try:
             recorded.append(record_line(line))
         except errors.ServiceError as error:
@@ -101,6 +102,6 @@ def all_or_none(lines: Sequence[Line], record_line: Callable[[Line], Row[Any]]) 
     if refused:
         raise errors.BatchRejected(
             f"Nothing was recorded: {len(refused)} of {len(lines)} lines cannot be.",
-            {"error_count": len(refused), "errors": refused},
+            {"error_count": len(refused), "errors": sorted(refused, key=itemgetter("line"))},
         )
     return recorded

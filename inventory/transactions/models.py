@@ -54,7 +54,8 @@ class Transaction(Base):
     """Triggers in the migrations refuse UPDATE and DELETE on this table and on batches, on both engines.
 
     ``sku`` is the product's at the time. ``crossed`` says what the row meant for the reorder point as it was then.
-    ``xid`` is the PostgreSQL transaction that wrote the row, by which the feed knows what is committed; 0 on SQLite.
+    ``xid`` is the row's place in the order of writing, a PostgreSQL transaction number by which the feed knows what is
+    committed; 0 on SQLite.
     """
 
     __tablename__ = "transactions"

@@ -97,8 +97,9 @@ def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
 def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
     """Rows past a cursor, in an order that no later commit can disturb, and the cursor to go on with.
 
-    A position is the number of the writing transaction and the row's id. Only transactions below the oldest one that
-    is still running are shown, since it might yet add rows; so a row is late by the longest write, never lost.
+    A position is a transaction number, no lower than the writing transaction's own, and the row's id. Only positions
+    below the oldest transaction that is still running are shown, since it might yet add rows; so a row is late by the
+    longest write, never lost.
     Raises InvalidCursor.
     """
     start = (0, 0) if after is None else feed_position(after)
@@ -114,6 +115,6 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | Non
 def feed_position(cursor: str) -> tuple[int, int]:
     """Transaction number and row id. Raises InvalidCursor."""
     match unpack(cursor):
-        case ["feed", int(xid), int(row_id)] if max(xid, row_id) <= MAX_ID:
+        case ["feed", xid, row_id] if all(type(number) is int and 0 <= number <= MAX_ID for number in (xid, row_id)):
             return xid, row_id
     raise errors.InvalidCursor

@@ -35,11 +35,13 @@ def expected_quantity() -> Integer:
 
 
 def reference() -> Text:
-    return Text(max_length=100, allow_none=True, metadata={"description": "The caller's document number."})
+    return Text(
+        max_length=100, allow_none=True, load_default=None, metadata={"description": "The caller's document number."}
+    )
 
 
 def notes() -> Text:
-    return Text(max_length=500, allow_none=True, multiline=True)
+    return Text(max_length=500, allow_none=True, load_default=None, multiline=True)
 
 
 class TransactionIn(BaseSchema):
@@ -53,7 +55,12 @@ class TransactionIn(BaseSchema):
         validate=validate.Range(-MAX_QUANTITY, MAX_QUANTITY),
         metadata={"description": "Units: positive for a purchase or a sale, any but 0 for an adjustment."},
     )
-    reason = Choice(REASONS, allow_none=True, metadata={"description": "For adjustments only; `other` if not given."})
+    reason = Choice(
+        REASONS,
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "For adjustments only; `other` if not given."},
+    )
     reference = reference()
     notes = notes()
     expected_quantity = expected_quantity()
@@ -96,7 +103,7 @@ class TransactionOut(ModelSchema):
     class Meta:
         model = Transaction
 
-    id = auto_field()
+    id = auto_field(allow_none=True, metadata={"description": "null in a dry run."})
     product_id = auto_field()
     sku = auto_field(metadata={"description": "The product's SKU at the time."})
     transaction_type = auto_field()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import func, insert, select, update
 
 from inventory import errors
-from inventory.db import db, fold, transaction_id
+from inventory.db import db, fold, write_position
 from inventory.products.models import MAX_STOCK, Product
 from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import queries
@@ -16,7 +16,7 @@ from inventory.transactions.idempotency import claim
 from inventory.transactions.models import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Row, Table
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)
 TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
+# SQLite's usual bound is 32,766 and PostgreSQL's 65,535.
+MAX_PARAMETERS = 10_000
 VERBS = {"sale": "sell", "adjustment": "remove"}
 
 
@@ -75,7 +77,7 @@ def record(
             reverses_id=movement.reverses_id,
             batch_id=batch_id,
             crossed=crossing(movement, moved.quantity_on_hand, moved.reorder_point),
-            xid=transaction_id(),
+            xid=write_position(),
             created_at=moved.updated_at,
             **(key.columns() if key else {}),
         )
@@ -203,9 +205,18 @@ def lock(product_ids: Iterable[int]) -> dict[int, int]:
 
     Returns the stock of those that exist.
     """
-    statement = select(Product.id, Product.quantity_on_hand).where(Product.id.in_(set(product_ids)))
-    rows = db.session.execute(statement.order_by(Product.id).with_for_update(key_share=True))
-    return {row.id: row.quantity_on_hand for row in rows}
+    stock: dict[int, int] = {}
+    statement = select(Product.id, Product.quantity_on_hand).order_by(Product.id).with_for_update(key_share=True)
+    for ids in in_parts(sorted(set(product_ids))):
+        rows = db.session.execute(statement.where(Product.id.in_(ids)))
+        stock |= {row.id: row.quantity_on_hand for row in rows}
+    return stock
+
+
+def in_parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many ids at a time as a statement takes; the rows of an import, undone together, may be more."""
+    for start in range(0, len(ids), MAX_PARAMETERS):
+        yield ids[start : start + MAX_PARAMETERS]
 
 
 def reverse(transaction_id: int, data: Mapping[str, Any], key: RequestKey | None = None) -> Row[Any]:
@@ -226,9 +237,10 @@ def reverse(transaction_id: int, data: Mapping[str, Any], key: RequestKey | None
 
 def refuse_reversed(rows: Sequence[Row[Any]]) -> None:
     """The unique constraint decides; with the products locked this look beforehand finds the same."""
-    reversed_already = select(Transaction.id).where(Transaction.reverses_id.in_([row.id for row in rows])).limit(1)
-    if db.session.scalar(reversed_already) is not None:
-        raise errors.AlreadyReversed
+    for ids in in_parts([row.id for row in rows]):
+        reversed_already = select(Transaction.id).where(Transaction.reverses_id.in_(ids)).limit(1)
+        if db.session.scalar(reversed_already) is not None:
+            raise errors.AlreadyReversed
 
 
 def record_contra(

@@ -63,8 +63,8 @@ def upgrade() -> None:
         sa.Column("updated_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_categories"),
         sa.UniqueConstraint("name_folded", name="uq_categories_name_folded"),
-        sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="ck_categories_name_length"),
-        sa.CheckConstraint("length(description) <= 500", name="ck_categories_description_length"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),
+        sa.CheckConstraint("length(description) <= 500", name="description_length"),
         sqlite_autoincrement=True,
     )
     op.create_table(
@@ -92,15 +92,15 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["category_id"], ["categories.id"], name="fk_products_category_id_categories", ondelete="RESTRICT"
         ),
-        sa.CheckConstraint("length(sku) BETWEEN 1 AND 50", name="ck_products_sku_length"),
-        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="ck_products_name_length"),
-        sa.CheckConstraint("length(description) <= 1000", name="ck_products_description_length"),
-        sa.CheckConstraint("length(location) <= 50", name="ck_products_location_length"),
-        sa.CheckConstraint("price > 0", name="ck_products_price_positive"),
-        sa.CheckConstraint("cost >= 0", name="ck_products_cost_not_negative"),
-        sa.CheckConstraint("price >= cost", name="ck_products_price_not_below_cost"),
-        sa.CheckConstraint("quantity_on_hand BETWEEN 0 AND 1000000000000", name="ck_products_quantity_on_hand_bounds"),
-        sa.CheckConstraint("reorder_point >= 0", name="ck_products_reorder_point_not_negative"),
+        sa.CheckConstraint("length(sku) BETWEEN 1 AND 50", name="sku_length"),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 200", name="name_length"),
+        sa.CheckConstraint("length(description) <= 1000", name="description_length"),
+        sa.CheckConstraint("length(location) <= 50", name="location_length"),
+        sa.CheckConstraint("price > 0", name="price_positive"),
+        sa.CheckConstraint("cost >= 0", name="cost_not_negative"),
+        sa.CheckConstraint("price >= cost", name="price_not_below_cost"),
+        sa.CheckConstraint("quantity_on_hand BETWEEN 0 AND 1000000000000", name="quantity_on_hand_bounds"),
+        sa.CheckConstraint("reorder_point >= 0", name="reorder_point_not_negative"),
         sqlite_autoincrement=True,
         # Room on each page for the row's next version, so that a movement need not touch the indexes.
         postgresql_with={"fillfactor": 80},
@@ -119,9 +119,9 @@ def upgrade() -> None:
         sa.Column("created_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_batches"),
         sa.UniqueConstraint("idempotency_key", "client", name="uq_batches_idempotency_key_client"),
-        sa.CheckConstraint("kind IN ('batch', 'reversal', 'import')", name="ck_batches_kind_known"),
-        sa.CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="ck_batches_key_has_fingerprint"),
-        sa.CheckConstraint("(kind = 'import') = (rows IS NOT NULL)", name="ck_batches_import_has_counts"),
+        sa.CheckConstraint("kind IN ('batch', 'reversal', 'import')", name="kind_known"),
+        sa.CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="key_has_fingerprint"),
+        sa.CheckConstraint("(kind = 'import') = (rows IS NOT NULL)", name="import_has_counts"),
     )
     op.create_table(
         "transactions",
@@ -164,33 +164,31 @@ def upgrade() -> None:
             deferrable=True,
             initially="DEFERRED",
         ),
-        sa.CheckConstraint(
-            "(idempotency_key IS NULL) = (fingerprint IS NULL)", name="ck_transactions_key_has_fingerprint"
-        ),
-        sa.CheckConstraint("reverses_id IS NULL OR reason = 'reversal'", name="ck_transactions_only_reversals_reverse"),
-        sa.CheckConstraint("crossed IN ('low', 'out', 'recovered')", name="ck_transactions_crossed_known"),
+        sa.CheckConstraint("(idempotency_key IS NULL) = (fingerprint IS NULL)", name="key_has_fingerprint"),
+        sa.CheckConstraint("reverses_id IS NULL OR reason = 'reversal'", name="only_reversals_reverse"),
+        sa.CheckConstraint("crossed IN ('low', 'out', 'recovered')", name="crossed_known"),
         sa.CheckConstraint(
             "transaction_type IN ('purchase', 'sale', 'adjustment')",
-            name="ck_transactions_transaction_type_known",
+            name="transaction_type_known",
         ),
         sa.CheckConstraint(
             "reason IN ('opening', 'count', 'damage', 'loss', 'return', 'reversal', 'import', 'other')",
-            name="ck_transactions_reason_known",
+            name="reason_known",
         ),
         sa.CheckConstraint(
             "transaction_type <> 'adjustment' OR reason IS NOT NULL",
-            name="ck_transactions_adjustment_has_reason",
+            name="adjustment_has_reason",
         ),
-        sa.CheckConstraint("transaction_type = 'adjustment' OR quantity > 0", name="ck_transactions_quantity_positive"),
-        sa.CheckConstraint("quantity <> 0 OR reason = 'count'", name="ck_transactions_zero_only_for_count"),
+        sa.CheckConstraint("transaction_type = 'adjustment' OR quantity > 0", name="quantity_positive"),
+        sa.CheckConstraint("quantity <> 0 OR reason = 'count'", name="zero_only_for_count"),
         sa.CheckConstraint(
             "delta = CASE transaction_type WHEN 'sale' THEN -quantity ELSE quantity END",
-            name="ck_transactions_delta_follows_type",
+            name="delta_follows_type",
         ),
-        sa.CheckConstraint("balance_after BETWEEN 0 AND 1000000000000", name="ck_transactions_balance_after_bounds"),
-        sa.CheckConstraint("seq >= 1", name="ck_transactions_seq_positive"),
-        sa.CheckConstraint("length(reference) <= 100", name="ck_transactions_reference_length"),
-        sa.CheckConstraint("length(notes) <= 500", name="ck_transactions_notes_length"),
+        sa.CheckConstraint("balance_after BETWEEN 0 AND 1000000000000", name="balance_after_bounds"),
+        sa.CheckConstraint("seq >= 1", name="seq_positive"),
+        sa.CheckConstraint("length(reference) <= 100", name="reference_length"),
+        sa.CheckConstraint("length(notes) <= 500", name="notes_length"),
         sqlite_autoincrement=True,
     )
     # Most rows reverse nothing and have no key; those are left out of the indexes that keep both unique.

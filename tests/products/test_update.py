@@ -96,7 +96,7 @@ def test_unacceptable_and_unknown_fields_are_refused(app: Flask, client: FlaskCl
         "name": " ",
         "price": 0,
         "cost": -1,
-        "quantity_on_hand": 10**9 + 1,
+        "quantity_on_hand": -1,
         "reorder_point": -1,
         "location": "x" * 51,
         "category_id": 0,
@@ -169,10 +169,11 @@ def test_sku_of_another_product_is_refused(app: Flask, client: FlaskClient, meth
         assert refusal(response) == (409, "duplicate_sku")
 
 
-def test_the_ledger_shows_the_new_sku(client: FlaskClient) -> None:
+def test_the_ledger_keeps_the_sku_of_its_time_and_is_found_by_the_present_one(client: FlaskClient) -> None:
     bolt = product(client, sku="OLD", quantity_on_hand=5)
     put(client, bolt["id"], {"sku": "NEW"})
-    assert [row["sku"] for row in listed(client.get("/transactions?sku=new"))] == ["NEW"]
+    transaction(client, bolt["id"], "sale", 1)
+    assert [row["sku"] for row in listed(client.get("/transactions?sku=new"))] == ["NEW", "OLD"]
     assert listed(client.get("/transactions?sku=old")) == []
 
 
@@ -211,6 +212,19 @@ def test_quantity_of_an_inactive_product_can_be_set(app: Flask, client: FlaskCli
     bolt = product(client, is_active=False)
     put(client, bolt["id"], {"quantity_on_hand": 3})
     assert ledger(client, bolt["id"]) == [("count", 3, 3)]
+    assert_ledger_is_sound(app)
+
+
+@either_method
+def test_one_count_moves_a_thousand_million_units_at_most(app: Flask, client: FlaskClient, method: str) -> None:
+    bolt = product(client, quantity_on_hand=10**9)
+    for quantity in (2 * 10**9, 10**9, 2 * 10**9):
+        put(client, bolt["id"], {"quantity_on_hand": quantity}, method)
+        assert read(client, bolt["id"])["quantity_on_hand"] == quantity
+    with nothing_changes(app):
+        for quantity in (10**9 - 1, 3 * 10**9 + 1, 10**12 + 1):
+            sent = {"name": "New", "quantity_on_hand": quantity}
+            assert refused_fields(put(client, bolt["id"], sent, method)) == {"json": {"quantity_on_hand"}}
     assert_ledger_is_sound(app)
 
 

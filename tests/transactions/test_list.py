@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import insert
 
-from inventory.db import db
-from inventory.transactions.models import Transaction
-from tests.builders import body, listed, nothing_changes, product, refusal, refused_fields, transaction
+from tests.builders import body, book, listed, nothing_changes, product, refusal, refused_fields, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,16 +69,6 @@ def ids(client: FlaskClient, query: str) -> list[int]:
     return [row["id"] for row in listed(client.get(f"/transactions?{query}"))]
 
 
-def book_at(app: Flask, product_id: int, moments: list[datetime]) -> None:
-    """Ledger rows with given times, which the service itself never writes."""
-    facts = {"product_id": product_id, "transaction_type": "purchase", "quantity": 1, "delta": 1}
-    with app.app_context():
-        for seq, moment in enumerate(moments, start=1):
-            row = facts | {"balance_after": seq, "seq": seq, "created_at": moment}
-            db.session.execute(insert(Transaction).values(row))
-        db.session.commit()
-
-
 def test_list_shows_every_movement_newest_first(client: FlaskClient, ledger: list[Row]) -> None:
     assert listed(client.get("/transactions")) == ledger
 
@@ -113,7 +100,7 @@ def test_all_filters_together(client: FlaskClient, ledger: list[Row]) -> None:
 def test_period_includes_both_its_ends(app: Flask, client: FlaskClient) -> None:
     noon = datetime(2024, 2, 29, 12, tzinfo=UTC)
     tick = timedelta(microseconds=1)
-    book_at(app, product(client)["id"], [noon - tick, noon, noon + tick])
+    book(app, product(client)["id"], [noon - tick, noon, noon + tick])
     queries = {
         "created_from=2024-02-29T12:00:00Z": [3, 2],
         "created_to=2024-02-29T12:00:00Z": [2, 1],
@@ -128,7 +115,7 @@ def test_period_includes_both_its_ends(app: Flask, client: FlaskClient) -> None:
 def test_a_bare_date_is_the_whole_day_in_utc(app: Flask, client: FlaskClient) -> None:
     day = datetime(2024, 2, 29, tzinfo=UTC)
     tick = timedelta(microseconds=1)
-    book_at(app, product(client)["id"], [day - tick, day, day + timedelta(days=1) - tick, day + timedelta(days=1)])
+    book(app, product(client)["id"], [day - tick, day, day + timedelta(days=1) - tick, day + timedelta(days=1)])
     queries = {
         "created_from=2024-02-29&created_to=2024-02-29": [3, 2],
         "created_from=2024-02-29": [4, 3, 2],
@@ -138,7 +125,7 @@ def test_a_bare_date_is_the_whole_day_in_utc(app: Flask, client: FlaskClient) ->
 
 
 def test_rows_of_one_moment_are_ordered_by_id(app: Flask, client: FlaskClient) -> None:
-    book_at(app, product(client)["id"], [datetime(2024, 1, 1, tzinfo=UTC)] * 3)
+    book(app, product(client)["id"], [datetime(2024, 1, 1, tzinfo=UTC)] * 3)
     assert [ids(client, query) for query in ("", "sort=created_at", "sort=-created_at")] == [
         [3, 2, 1],
         [1, 2, 3],

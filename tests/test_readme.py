@@ -1,0 +1,130 @@
+"""What the README and its neighbours say is true: settings, make targets, links, and every answer of the tour."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from inventory import create_app
+from inventory.config import Settings
+from inventory.db import db
+from tests.servers import ROOT, Gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+# Values that differ from run to run are compared by their shape.
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
+CURSOR = re.compile(r"cursor=[\w-]+")
+DEFAULTS_IN_WORDS = {"INVENTORY_WORKERS": "one per processor", "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`"}
+
+
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def code(text: str) -> list[str]:
+    return [*re.findall(r"`([^`\n]+)`", text), *fenced(text, "sh"), *fenced(text, "console")]
+
+
+def tour() -> list[tuple[str, str]]:
+    """Commands and the answers shown to them. A command goes on while a quote is open or its line says that it does."""
+    steps = []
+    for block in fenced(README, "console"):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = step.splitlines(keepends=True)
+            command = lines.pop(0)
+            while command.count("'") % 2 or command.rstrip().endswith(("\\", "|")):
+                command += lines.pop(0)
+            steps.append((command, "".join(lines)))
+    return steps
+
+
+def shape(answer: str) -> Any:
+    """JSON as data, so that line breaks do not matter; anything else by its lines and words."""
+    steady = CURSOR.sub("cursor=…", MOMENT.sub("a moment", answer))
+    try:
+        return json.loads(steady)
+    except ValueError:
+        return [line.split() for line in steady.splitlines()]
+
+
+def settings_table() -> list[tuple[str, str, str]]:
+    return re.findall(r"^\| `([A-Z_]+)` \| (.+?) \| (.+) \|$", README, re.MULTILINE)
+
+
+@pytest.fixture
+def demo_server(database_url: str) -> Iterator[Gunicorn]:
+    """The service as ``make run`` leaves it on a fresh machine."""
+    app = create_app({"DATABASE_URL": database_url})
+    assert app.test_cli_runner().invoke(args=["seed", "--if-empty"]).exit_code == 0
+    with app.app_context():
+        db.engine.dispose()
+    with Gunicorn(database_url) as running:
+        yield running
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the tour needs curl")
+def test_the_tour_gets_the_answers_shown(demo_server: Gunicorn) -> None:
+    shown = [(command, shape(answer)) for command, answer in tour()]
+    got = []
+    for command, _answer in shown:
+        there = command.replace("localhost:8000", f"127.0.0.1:{demo_server.port}")
+        done = subprocess.run(
+            ["bash", "-c", there], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+        )
+        got.append((command, shape(done.stdout)))
+    assert got == shown
+
+
+def test_the_tour_visits_what_the_service_is_for() -> None:
+    commands = "".join(command for command, _answer in tour())
+    for address in ("/categories", "/products", "/transactions", "/low-stock", "/export/", "/import/"):
+        assert address in commands
+
+
+def test_the_table_of_settings_lists_every_setting_with_its_default() -> None:
+    documented = [(name, default) for name, default, _meaning in settings_table()]
+    assert documented == [
+        (name, DEFAULTS_IN_WORDS.get(name, f"`{field.load_default}`")) for name, field in Settings().fields.items()
+    ]
+
+
+def test_the_table_of_settings_says_what_each_setting_means() -> None:
+    for name, _default, meaning in settings_table():
+        plain = meaning.replace("`", "").casefold()
+        assert plain.startswith(Settings().fields[name].metadata["description"].casefold())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_make_target_that_is_named_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for text in code(page.read_text()) for target in make_targets(text)}
+    assert named <= targets
+
+
+def make_targets(text: str) -> list[str]:
+    """``make PYTHON=python3.12 lint types`` names two."""
+    calls = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("make ")]
+    return [word for call in calls for word in call[1:] if "=" not in word]
+
+
+def test_the_two_commands_of_the_start_are_named() -> None:
+    named = make_targets(fenced(README, "sh")[0])
+    assert named == ["run", "test"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

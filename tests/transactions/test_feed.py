@@ -1,0 +1,406 @@
+"""The feed: every row of the ledger once, in an order that no later commit disturbs."""
+
+from __future__ import annotations
+
+import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import psycopg
+import pytest
+
+from tests import postgresql
+from tests.builders import listed, nothing_changes, product, refusal, refused_fields, transaction
+from tests.conftest import on_postgresql
+from tests.transactions.doors import line
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+
+def read(client: FlaskClient, after: str | None = None, **query: Any) -> list[dict[str, Any]]:
+    return listed(client.get("/transactions/feed", query_string=query | ({"after": after} if after else {})))
+
+
+def next_page(response: TestResponse) -> str:
+    address, rel = response.headers["Link"].split("; ")
+    assert rel == 'rel="next"'
+    return address.strip("<>")
+
+
+class Poller:
+    """Follows the feed by its links and never asks for anything again."""
+
+    def __init__(self, client: FlaskClient, address: str = "/transactions/feed") -> None:
+        self.client, self.address = client, address
+        self.seen: list[dict[str, Any]] = []
+
+    def poll(self) -> int:
+        response = self.client.get(self.address)
+        rows = listed(response)
+        self.seen += rows
+        self.address = next_page(response)
+        return len(rows)
+
+    def poll_until(self, total: int) -> None:
+        """Poll until so many rows were seen: other databases of a server can hold the newest rows back for a while."""
+        deadline = time.monotonic() + 60
+        while len(self.seen) < total:
+            assert time.monotonic() < deadline, f"saw {len(self.seen)} of {total} rows"
+            self.poll()
+
+    @property
+    def ids(self) -> list[int]:
+        return [row["id"] for row in self.seen]
+
+
+def ledger(client: FlaskClient) -> list[dict[str, Any]]:
+    return listed(client.get("/transactions?limit=1000&sort=id"))
+
+
+def test_the_feed_shows_every_row_as_the_list_does_oldest_first(client: FlaskClient) -> None:
+    bolt, nut = product(client, quantity_on_hand=10)["id"], product(client)["id"]
+    transaction(client, bolt, "sale", 3, reference="R", notes="N")
+    client.post("/transactions/batch", json=[line(nut, "purchase", 4), line(bolt, "adjustment", 2)])
+    poller = Poller(client)
+    poller.poll_until(4)
+    assert [{name: row[name] for name in row.keys() - {"crossed", "cursor"}} for row in poller.seen] == ledger(client)
+
+
+def test_pages_of_any_size_join_without_gap_or_overlap(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    client.post("/transactions/batch", json=[line(bolt, "purchase", 1)] * 22)
+    Poller(client).poll_until(23)
+    for limit in (1, 2, 7, 22, 23, 24, 1_000):
+        poller = Poller(client, f"/transactions/feed?limit={limit}")
+        sizes = [poller.poll() for _page in range(23 // limit + 2)]
+        assert sizes[: 23 // limit] == [limit] * (23 // limit)
+        assert poller.ids == [row["id"] for row in ledger(client)]
+
+
+def test_the_feed_goes_on_after_any_row(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    for _sale in range(3):
+        transaction(client, bolt, "sale", 1)
+    poller = Poller(client)
+    poller.poll_until(4)
+    for number, row in enumerate(poller.seen, start=1):
+        assert read(client, row["cursor"]) == poller.seen[number:]
+
+
+def test_a_hundred_rows_are_shown_unless_asked_otherwise(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    client.post("/transactions/batch", json=[line(bolt, "purchase", 1)] * 120)
+    Poller(client).poll_until(121)
+    poller = Poller(client)
+    assert [poller.poll(), poller.poll(), poller.poll()] == [100, 21, 0]
+
+
+def test_an_empty_feed_has_a_link_on_which_the_first_row_comes(client: FlaskClient) -> None:
+    poller = Poller(client, "/transactions/feed?limit=5")
+    assert poller.poll() == 0
+    product(client, quantity_on_hand=10)
+    poller.poll_until(1)
+    assert poller.ids == [row["id"] for row in ledger(client)]
+    assert "limit=5" in poller.address
+
+
+def test_a_poller_that_has_seen_all_stays_where_it_is(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    poller = Poller(client)
+    poller.poll_until(1)
+    address = poller.address
+    assert poller.poll() == 0
+    assert poller.address == address
+    transaction(client, bolt, "sale", 1)
+    poller.poll_until(2)
+    assert [row["seq"] for row in poller.seen] == [1, 2]
+
+
+def test_what_was_refused_or_rehearsed_is_not_in_the_feed(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    sale = line(bolt, "sale", 1)
+    assert client.post("/transactions?dry_run=true", json=sale).status_code == 200
+    assert client.post("/transactions/batch", json=[sale, line(bolt, "sale", 10)]).status_code == 400
+    transaction(client, bolt, "sale", 1)
+    poller = Poller(client)
+    poller.poll_until(2)
+    poller.poll()
+    assert [row["seq"] for row in poller.seen] == [1, 2]
+
+
+CROSSINGS = [
+    # reorder point, stock before, movement, stock after and what it means
+    (10, 11, ("sale", 1), "low"),
+    (10, 11, ("sale", 10), "low"),
+    (10, 12, ("sale", 1), None),
+    (10, 10, ("sale", 1), None),
+    (10, 10, ("sale", 9), None),
+    (10, 10, ("sale", 10), "out"),
+    (10, 50, ("sale", 50), "out"),
+    (10, 1, ("adjustment", -1), "out"),
+    (10, 30, ("adjustment", -20), "low"),
+    (10, 0, ("purchase", 1), None),
+    (10, 0, ("purchase", 10), None),
+    (10, 0, ("purchase", 11), "recovered"),
+    (10, 10, ("purchase", 1), "recovered"),
+    (10, 9, ("purchase", 1), None),
+    (10, 11, ("purchase", 1), None),
+    (10, 10, ("adjustment", 5), "recovered"),
+    (0, 1, ("sale", 1), "out"),
+    (0, 2, ("sale", 1), None),
+    (0, 0, ("purchase", 1), "recovered"),
+]
+
+
+@pytest.mark.parametrize(("reorder_point", "before", "movement", "crossed"), CROSSINGS)
+def test_a_row_says_what_it_meant_for_the_reorder_point(
+    client: FlaskClient, reorder_point: int, before: int, movement: tuple[str, int], crossed: str | None
+) -> None:
+    bolt = product(client, quantity_on_hand=before, reorder_point=reorder_point)["id"]
+    row = transaction(client, bolt, *movement)
+    poller = Poller(client)
+    poller.poll_until(len(ledger(client)))
+    assert {seen["id"]: seen["crossed"] for seen in poller.seen}[row["id"]] == crossed
+
+
+def crossings(client: FlaskClient) -> list[str | None]:
+    poller = Poller(client)
+    poller.poll_until(len(ledger(client)))
+    return [row["crossed"] for row in poller.seen]
+
+
+@pytest.mark.parametrize("quantity", [5, 10, 50])
+def test_an_opening_stock_crosses_nothing(client: FlaskClient, quantity: int) -> None:
+    product(client, quantity_on_hand=quantity, reorder_point=10)
+    assert crossings(client) == [None]
+
+
+def test_a_count_that_agrees_crosses_nothing(client: FlaskClient) -> None:
+    for quantity in (0, 10, 11):
+        bolt = product(client, quantity_on_hand=quantity, reorder_point=10)["id"]
+        client.post(f"/products/{bolt}/counts", json={"counted_quantity": quantity})
+    assert set(crossings(client)) == {None}
+
+
+def test_a_later_reorder_point_does_not_rewrite_what_a_row_meant(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=20, reorder_point=10)["id"]
+    transaction(client, bolt, "sale", 5)
+    client.patch(f"/products/{bolt}", json={"reorder_point": 18})
+    transaction(client, bolt, "sale", 1)
+    transaction(client, bolt, "purchase", 5)
+    assert crossings(client) == [None, None, None, "recovered"]
+
+
+def test_every_door_to_stock_says_what_it_crossed(client: FlaskClient) -> None:
+    bolt = product(client, sku="BOLT", quantity_on_hand=20, reorder_point=10)["id"]
+    client.post(f"/products/{bolt}/counts", json={"counted_quantity": 4})
+    client.put(f"/products/{bolt}", json={"quantity_on_hand": 0})
+    client.post("/transactions/batch", json=[line(bolt, "purchase", 15), line(bolt, "sale", 8)])
+    sale = ledger(client)[-1]["id"]
+    client.post(f"/transactions/{sale}/reversal")
+    client.post("/import/products", data="sku,quantity_on_hand\nBOLT,0\n", content_type="text/csv")
+    assert crossings(client) == [None, "low", "out", "recovered", "low", "recovered", "out"]
+
+
+# Cursors from elsewhere
+
+
+def packed(position: Any) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
+
+
+BAD_CURSORS = {
+    "empty": "",
+    "no base64": "a b",
+    "beyond ASCII": "é",
+    "a NUL": "\0",
+    "no JSON": base64.urlsafe_b64encode(b"{feed").decode(),
+    "a number": packed(7),
+    "an object": packed({"feed": 1}),
+    "another list": packed(["page", 0, 1]),
+    "too short": packed(["feed", 1]),
+    "too long": packed(["feed", 0, 1, 2]),
+    "text for numbers": packed(["feed", "0", "1"]),
+    "fractions": packed(["feed", 0.0, 1.5]),
+    "nulls": packed(["feed", None, None]),
+    "flags": packed(["feed", False, True]),
+    "one flag": packed(["feed", 0, True]),
+    "a flag first": packed(["feed", False, 1]),
+    "a transaction past 63 bits": packed(["feed", 2**63, 1]),
+    "an id past 63 bits": packed(["feed", 0, 2**63]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CURSORS)
+def test_a_cursor_that_the_feed_never_gave_is_refused(app: Flask, client: FlaskClient, kind: str) -> None:
+    product(client, quantity_on_hand=10)
+    with nothing_changes(app):
+        response = client.get("/transactions/feed", query_string={"after": BAD_CURSORS[kind]})
+    assert refusal(response) == (400, "invalid_cursor")
+
+
+def test_the_cursor_of_a_list_is_none_of_the_feed_and_the_other_way_round(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    transaction(client, bolt, "sale", 1)
+    link = client.get("/transactions?limit=1").headers["Link"]
+    cursor = link.partition("cursor=")[2].partition(">")[0]
+    assert refusal(client.get(f"/transactions/feed?after={cursor}")) == (400, "invalid_cursor")
+    poller = Poller(client)
+    poller.poll_until(2)
+    cursor = poller.seen[0]["cursor"]
+    assert refusal(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
+
+
+def test_a_cursor_at_the_end_of_all_numbers_finds_nothing(client: FlaskClient) -> None:
+    product(client, quantity_on_hand=10)
+    assert read(client, packed(["feed", 2**63 - 1, 2**63 - 1])) == []
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": 0}, {"limit": 1_001}, {"limit": "x"}, {"after": "x" * 4_001}, {"cursor": "x"}, {"skip": 1}]
+)
+def test_other_parameters_are_refused(client: FlaskClient, query: dict[str, Any]) -> None:
+    assert refused_fields(client.get("/transactions/feed", query_string=query)) == {"query": set(query)}
+
+
+# Transactions that commit out of order
+
+
+def insert_row(connection: psycopg.Connection[Any], product_id: int, quantity: int) -> int:
+    """Record a purchase as the service does, in a transaction that stays open. Returns the row's id."""
+    (balance, seq) = connection.execute(
+        "UPDATE products SET quantity_on_hand = quantity_on_hand + %s, last_seq = last_seq + 1 WHERE id = %s"
+        " RETURNING quantity_on_hand, last_seq",
+        [quantity, product_id],
+    ).fetchone() or (0, 0)
+    (row_id,) = connection.execute(
+        "INSERT INTO transactions (product_id, sku, transaction_type, quantity, delta, balance_after, seq, xid,"
+        " created_at) VALUES (%s, 'X', 'purchase', %s, %s, %s, %s, pg_current_xact_id()::text::bigint,"
+        " clock_timestamp()) RETURNING id",
+        [product_id, quantity, quantity, balance, seq],
+    ).fetchone() or (0,)
+    return int(row_id)
+
+
+@on_postgresql
+def test_a_row_with_a_lower_id_that_is_committed_later_is_not_missed(client: FlaskClient, database_url: str) -> None:
+    bolt, nut = product(client)["id"], product(client)["id"]
+    poller = Poller(client)
+    with psycopg.connect(database_url) as slow, psycopg.connect(database_url) as quick:
+        lower = insert_row(slow, bolt, 1)
+        higher = insert_row(quick, nut, 1)
+        quick.commit()
+        assert lower < higher
+        assert poller.poll() == 0, "a row was shown while a lower one could still come"
+        slow.commit()
+    poller.poll_until(2)
+    assert poller.ids == [lower, higher]
+
+
+@on_postgresql
+def test_a_row_that_is_rolled_back_holds_nothing_up_for_ever(client: FlaskClient, database_url: str) -> None:
+    bolt, nut = product(client)["id"], product(client)["id"]
+    poller = Poller(client)
+    with psycopg.connect(database_url) as slow:
+        insert_row(slow, bolt, 1)
+        transaction(client, nut, "purchase", 1)
+        assert poller.poll() == 0
+        slow.rollback()
+    poller.poll_until(1)
+    assert [row["product_id"] for row in poller.seen] == [nut]
+
+
+@on_postgresql
+def test_rows_before_the_oldest_open_transaction_are_shown(client: FlaskClient, database_url: str) -> None:
+    bolt, nut = product(client)["id"], product(client)["id"]
+    before = transaction(client, nut, "purchase", 1)["id"]
+    poller = Poller(client)
+    poller.poll_until(1)
+    with psycopg.connect(database_url) as slow:
+        insert_row(slow, bolt, 1)
+        transaction(client, nut, "purchase", 1)
+        assert poller.poll() == 0
+        assert poller.ids == [before]
+        slow.commit()
+    poller.poll_until(3)
+    assert len(set(poller.ids)) == 3
+
+
+@on_postgresql
+def test_open_transactions_that_only_read_hold_nothing_up(client: FlaskClient, database_url: str) -> None:
+    bolt = product(client)["id"]
+    poller = Poller(client)
+    with psycopg.connect(database_url) as reader:
+        reader.execute("SELECT count(*) FROM transactions")
+        transaction(client, bolt, "purchase", 1)
+        poller.poll_until(1)
+
+
+@on_postgresql
+def test_a_batch_that_began_first_stands_behind_the_sale_that_it_had_to_wait_for(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """Each product's rows come in the order of ``seq``, though the batch's transaction has the lower number."""
+    first, middle, last = (product(client, quantity_on_hand=100)["id"] for _product in range(3))
+    with (
+        psycopg.connect(database_url) as holder,
+        psycopg.connect(database_url, autocommit=True) as observer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        holder.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [middle])
+        lines = [line(product_id, "sale", 5) for product_id in (first, middle, last)]
+        pending = pool.submit(app.test_client().post, "/transactions/batch", json=lines)
+        postgresql.await_blocked(observer, 1)
+        transaction(client, last, "sale", 95)
+        transaction(client, last, "purchase", 95)
+        holder.rollback()
+        assert pending.result().status_code == 201
+    poller = Poller(client)
+    poller.poll_until(8)
+    assert [(row["seq"], row["crossed"]) for row in poller.seen if row["product_id"] == last] == [
+        (1, None),
+        (2, "low"),
+        (3, "recovered"),
+        (4, None),
+    ]
+
+
+def test_a_poller_beside_busy_writers_sees_every_row_once_and_each_product_in_order(
+    app: Flask, client: FlaskClient
+) -> None:
+    products = [product(client, quantity_on_hand=1_000)["id"] for _product in range(4)]
+    finished = Event()
+
+    def write(number: int) -> None:
+        own = app.test_client()
+        for turn in range(12):
+            a, b = products[(number + turn) % 4], products[(number + 2 * turn + 1) % 4]
+            if turn % 3:
+                transaction(own, a, "sale", 1)
+            else:
+                lines = [line(a, "sale", 1), line(b, "purchase", 2)]
+                assert own.post("/transactions/batch", json=lines).status_code == 201
+
+    def follow() -> Poller:
+        poller = Poller(app.test_client(), "/transactions/feed?limit=5")
+        while not finished.is_set():
+            poller.poll()
+        return poller
+
+    with ThreadPoolExecutor(5) as pool:
+        following = pool.submit(follow)
+        list(pool.map(write, range(4)))
+        finished.set()
+        poller = following.result()
+    rows = {row["id"]: row for row in ledger(client)}
+    poller.poll_until(len(rows))
+    assert sorted(poller.ids) == sorted(rows)
+    for product_id in products:
+        seqs = [row["seq"] for row in poller.seen if row["product_id"] == product_id]
+        assert seqs == list(range(1, len(seqs) + 1))
