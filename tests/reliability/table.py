@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
-from inventory.engines import SQLITE_VERSION
+from inventory import create_app
+from inventory.db import db
+from inventory.engines import server_version
 from tests.postgresql import find_server
 from tests.reliability.figures import in_words
 
@@ -46,11 +46,13 @@ def between_markers(page: str, content: str) -> str:
 
 def versions() -> tuple[str, str]:
     server = find_server()
-    if server is None:
-        return f"SQLite {SQLITE_VERSION}", "PostgreSQL"
-    with psycopg.connect(server.address) as connection:
-        number = connection.info.server_version
-    return f"SQLite {SQLITE_VERSION}", f"PostgreSQL {number // 10_000}.{number % 10_000}"
+    return version("sqlite://"), version(server.address) if server else "PostgreSQL"
+
+
+def version(url: str) -> str:
+    app = create_app({"DATABASE_URL": url})
+    with app.app_context():
+        return server_version(db.session.connection())
 
 
 def main(figures: Path, page: Path) -> None:
