@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import BigInteger, bindparam, func, insert, select, update
 
 from inventory import errors
 from inventory.db import db, fold, write_position
@@ -18,12 +19,13 @@ from inventory.transactions.models import Transaction
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from sqlalchemy import Row, Table
+    from sqlalchemy import Executable, Row, Table
 
     from inventory.idempotency import RequestKey
 
 PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)
+WRITE_ROW = insert(LEDGER).values(xid=write_position()).returning(*queries.COLUMNS)
 TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
 # SQLite's usual bound is 32,766 and PostgreSQL's 65,535.
 MAX_PARAMETERS = 10_000
@@ -61,28 +63,23 @@ def record(
         # The stock changed between the two statements so that the movement is possible now; the row is locked.
         moved = move_stock(product_id, movement)
         assert moved is not None  # noqa: S101
-    return db.session.execute(
-        insert(LEDGER)
-        .values(
-            product_id=product_id,
-            sku=moved.sku,
-            transaction_type=movement.transaction_type,
-            quantity=movement.quantity,
-            delta=movement.delta,
-            balance_after=moved.quantity_on_hand,
-            seq=moved.last_seq,
-            reason=movement.reason,
-            reference=movement.reference,
-            notes=movement.notes,
-            reverses_id=movement.reverses_id,
-            batch_id=batch_id,
-            crossed=crossing(movement, moved.quantity_on_hand, moved.reorder_point),
-            xid=write_position(),
-            created_at=moved.updated_at,
-            **(key.columns() if key else {}),
-        )
-        .returning(*queries.COLUMNS)
-    ).one()
+    facts = {
+        "product_id": product_id,
+        "sku": moved.sku,
+        "transaction_type": movement.transaction_type,
+        "quantity": movement.quantity,
+        "delta": movement.delta,
+        "balance_after": moved.quantity_on_hand,
+        "seq": moved.last_seq,
+        "reason": movement.reason,
+        "reference": movement.reference,
+        "notes": movement.notes,
+        "reverses_id": movement.reverses_id,
+        "batch_id": batch_id,
+        "crossed": crossing(movement, moved.quantity_on_hand, moved.reorder_point),
+        "created_at": moved.updated_at,
+    }
+    return db.session.execute(WRITE_ROW, facts | (key.columns() if key else {})).one()
 
 
 def move_stock(product_id: int, movement: Movement) -> Row[Any] | None:
@@ -91,23 +88,33 @@ def move_stock(product_id: int, movement: Movement) -> Row[Any] | None:
     The column's own ``onupdate`` moves ``updated_at`` forward, after the row's lock is held and never back, and the
     ledger row takes it as its ``created_at``.
     """
-    after = PRODUCTS.c.quantity_on_hand + movement.delta
-    guarded = update(PRODUCTS).where(PRODUCTS.c.id == product_id, after >= 0, after <= MAX_STOCK)
-    if movement.transaction_type != "adjustment":
+    statement = guarded_update(
+        only_active=movement.transaction_type != "adjustment",
+        expecting=movement.expected_quantity is not None,
+        counting=movement.reason == "count",
+    )
+    facts = {"moved_id": product_id, "delta": movement.delta, "expected_quantity": movement.expected_quantity}
+    return db.session.execute(statement, facts).one_or_none()
+
+
+@cache
+def guarded_update(*, only_active: bool, expecting: bool, counting: bool) -> Executable:
+    """Built once for each kind of movement, as building it takes several times as long as running it."""
+    after = PRODUCTS.c.quantity_on_hand + bindparam("delta", type_=BigInteger)
+    guarded = update(PRODUCTS).where(PRODUCTS.c.id == bindparam("moved_id"), after >= 0, after <= MAX_STOCK)
+    if only_active:
         guarded = guarded.where(PRODUCTS.c.is_active)
-    if movement.expected_quantity is not None:
-        guarded = guarded.where(PRODUCTS.c.quantity_on_hand == movement.expected_quantity)
-    if movement.reason == "count":
+    if expecting:
+        guarded = guarded.where(PRODUCTS.c.quantity_on_hand == bindparam("expected_quantity"))
+    if counting:
         guarded = guarded.values(last_counted_at=func.clock_timestamp())
-    return db.session.execute(
-        guarded.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1).returning(
-            PRODUCTS.c.sku,
-            PRODUCTS.c.quantity_on_hand,
-            PRODUCTS.c.last_seq,
-            PRODUCTS.c.reorder_point,
-            PRODUCTS.c.updated_at,
-        )
-    ).one_or_none()
+    return guarded.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1).returning(
+        PRODUCTS.c.sku,
+        PRODUCTS.c.quantity_on_hand,
+        PRODUCTS.c.last_seq,
+        PRODUCTS.c.reorder_point,
+        PRODUCTS.c.updated_at,
+    )
 
 
 def explain_refusal(product_id: int, movement: Movement) -> None:
