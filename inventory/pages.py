@@ -69,12 +69,13 @@ def paginate(
     """Run ``statement`` for one page.
 
     ``columns`` maps every name that ``sort`` may use, and ``id``, to a column that is never null. Raises
-    InvalidCursor for a cursor that was not made for this order.
+    InvalidCursor for a cursor that was not made for this list and order.
     """
     names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
     terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
+    order = [str(columns["id"]), *names]
     total = count_rows(statement) if request.include_total else None
-    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, names, terms)
+    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, order, terms)
     page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
     if position is not None:
         page = page.where(after(terms, position, backward=backward))
@@ -83,7 +84,7 @@ def paginate(
     more, rows = len(found) > request.limit, found[: request.limit]
     if backward:
         rows = rows[::-1]
-    return Page(rows, total, links(request, rows, names, more=more, backward=backward))
+    return Page(rows, total, links(request, rows, order, more=more, backward=backward))
 
 
 def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
@@ -99,22 +100,23 @@ def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> 
 
 
 def links(
-    request: PageRequest, rows: Sequence[Row[Any]], names: Sequence[str], *, more: bool, backward: bool
+    request: PageRequest, rows: Sequence[Row[Any]], order: Sequence[str], *, more: bool, backward: bool
 ) -> dict[str, dict[str, str | int]]:
     """``next`` if rows follow, ``prev`` if rows come before; on a page fetched backward the two change sides."""
     found: dict[str, dict[str, str | int]] = {}
     if rows and (more or backward):
-        found[NEXT] = {"cursor": encode_cursor(names, rows[-1], backward=False)}
+        found[NEXT] = {"cursor": encode_cursor(order, rows[-1], backward=False)}
     if request.cursor is None and request.skip:
         found[PREVIOUS] = {"skip": max(0, request.skip - request.limit)}
     elif request.cursor is not None and rows and (more or not backward):
-        found[PREVIOUS] = {"cursor": encode_cursor(names, rows[0], backward=True)}
+        found[PREVIOUS] = {"cursor": encode_cursor(order, rows[0], backward=True)}
     return found
 
 
-def encode_cursor(names: Sequence[str], row: Row[Any], *, backward: bool) -> str:
-    values = [getattr(row, f"sort_{index}") for index in range(len(names))]
-    return pack([list(names), backward, values])
+def encode_cursor(order: Sequence[str], row: Row[Any], *, backward: bool) -> str:
+    """A row's place in a list: ``order`` says whose list it is, and by which columns it is sorted."""
+    values = [getattr(row, f"sort_{index}") for index in range(len(order) - 1)]
+    return pack([list(order), backward, values])
 
 
 def pack(position: list[Any]) -> str:
@@ -130,10 +132,10 @@ def unpack(cursor: str) -> Any:
         raise InvalidCursor from None
 
 
-def decode_cursor(cursor: str, names: Sequence[str], terms: Sequence[Term]) -> tuple[bool, list[Any]]:
+def decode_cursor(cursor: str, order: Sequence[str], terms: Sequence[Term]) -> tuple[bool, list[Any]]:
     try:
-        cursor_names, backward, values = unpack(cursor)
-        if cursor_names != list(names) or not isinstance(backward, bool):
+        cursor_order, backward, values = unpack(cursor)
+        if cursor_order != list(order) or not isinstance(backward, bool):
             raise InvalidCursor
         position = [restore(term, value) for term, value in zip(terms, values, strict=True)]
     except (ValueError, TypeError, ArithmeticError):

@@ -157,11 +157,11 @@ class Text(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
+        text = text.strip() if self.strip else text
         if any(
             unicodedata.category(character) in {"Cc", "Cs"} and character not in self.permitted for character in text
         ):
             raise self.make_error("control")
-        text = text.strip() if self.strip else text
         if text:
             return text
         if self.allow_none:

@@ -75,7 +75,15 @@ def cursor_of(url: str) -> str:
 
 
 def forged(names: Any, values: Any, *, backward: Any = False) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([names, backward, values])).rstrip(b"=").decode()
+    """A cursor of the list of products with this content; names that are a list follow whose list it is."""
+    order = ["Product.id", *names] if isinstance(names, list) else names
+    return base64.urlsafe_b64encode(orjson.dumps([order, backward, values])).rstrip(b"=").decode()
+
+
+def test_a_forged_cursor_of_sound_content_is_honoured(client: FlaskClient) -> None:
+    first, second = product(client), product(client)
+    cursor = forged(["id"], [first["id"]])
+    assert [row["id"] for row in listed(client.get(f"/products?cursor={cursor}"))] == [second["id"]]
 
 
 @pytest.fixture
@@ -309,6 +317,14 @@ def test_cursor_of_another_order_is_refused(client: FlaskClient) -> None:
         answer = client.get("/products", query_string={"sort": sort, "cursor": cursor})
         assert refusal(answer) == (400, "invalid_cursor")
     assert refusal(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
+
+
+@pytest.mark.usefixtures("shelf")
+def test_cursor_of_another_list_in_the_same_order_is_refused(client: FlaskClient) -> None:
+    category(client)
+    category(client)
+    cursor = cursor_of(links(client, "/categories?limit=1")[1]["next"])
+    assert refusal(client.get(f"/products?cursor={cursor}")) == (400, "invalid_cursor")
 
 
 GARBAGE = {
