@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from inventory import create_app
 from inventory.db import db
 from tests.clients import HttpClient
-from tests.conftest import migrate
+from tests.conftest import migrate, on_postgresql
 from tests.postgresql import Server, new_database
 from tests.reliability.audit import assert_feed_is_complete, assert_sound, audit, drift
 from tests.reliability.cluster import BINARIES, Cluster
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PRODUCTS = 20
 BACK_WITHIN = 2.0
+on_own_cluster = pytest.mark.parametrize("engine_name", ["postgresql"])
 
 
 def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, report: Report) -> None:
@@ -85,7 +86,7 @@ def has_client(worker: psutil.Process, server: Gunicorn) -> bool:
     return any(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == server.port for link in links)
 
 
-@pytest.mark.parametrize("engine_name", ["postgresql"])
+@on_postgresql
 def test_a_link_cut_at_commit_loses_and_doubles_nothing(database_url: str, app: Flask, report: Report) -> None:
     """The link to PostgreSQL drops just before COMMIT or just after: repeated requests still have one effect."""
     address, cuts = make_url(database_url), scaled(200)
@@ -132,7 +133,7 @@ def cluster_database_url(cluster: Cluster) -> Iterator[str]:
         yield server.url(name)
 
 
-@pytest.mark.parametrize("engine_name", ["postgresql"])
+@on_own_cluster
 def test_a_crashed_postgresql_is_used_again_as_soon_as_it_is_back(
     cluster: Cluster, cluster_database_url: str, report: Report
 ) -> None:
@@ -193,7 +194,7 @@ def assert_unavailable(server: Gunicorn) -> None:
         assert client.get("/health/live").status == 200
 
 
-@pytest.mark.parametrize("engine_name", ["postgresql"])
+@on_own_cluster
 def test_a_crash_that_nobody_was_there_to_see_fails_no_request_afterwards(
     cluster: Cluster, cluster_database_url: str, report: Report
 ) -> None:

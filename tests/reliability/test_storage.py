@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections import Counter
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from inventory import create_app, engines
 from inventory.db import db
 from tests.builders import body, nothing_changes, product, transaction
 from tests.clients import HttpClient
+from tests.conftest import on_sqlite
 from tests.reliability.audit import assert_sound, drift
 from tests.reliability.traffic import STOCK, stock_products
 from tests.servers import Gunicorn
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from tests.reliability.figures import Report
 
-on_sqlite = pytest.mark.parametrize("engine_name", ["sqlite"])
 UNLIMITED = 2**32 - 2
 RECORDED, FULL, UNAVAILABLE = (201, None), (507, "storage_full"), (503, "database_unavailable")
 
@@ -154,13 +155,29 @@ def fill(ballast: Path) -> None:
     os.truncate(ballast, ballast.stat().st_size - 2**18)
 
 
-@on_sqlite
-def test_a_read_only_database_is_read_and_not_written(app: Flask, client: FlaskClient, report: Report) -> None:
-    """The file cannot be written: reads go on, writes get 503, /health says so, nothing changes."""
+@pytest.fixture
+def read_only_app(app: Flask) -> Iterator[Flask]:
+    """The service on the same database, but without the right to write: a protected file, or a standby server."""
+    url = app.config["DATABASE_URL"]
+    if url.startswith("sqlite:///"):
+        url = f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true"
+    else:
+        with app.app_context():
+            name = db.session.scalar(text("SELECT current_database()"))
+            db.session.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+            db.session.commit()
+    read_only = create_app({"DATABASE_URL": url})
+    yield read_only
+    with read_only.app_context():
+        db.engine.dispose()
+
+
+def test_a_read_only_database_is_read_and_not_written(
+    app: Flask, client: FlaskClient, request: pytest.FixtureRequest, report: Report
+) -> None:
+    """The database may be read only: reads go on, writes get 503, /health says so, nothing changes."""
     bolt = product(client, quantity_on_hand=10)["id"]
-    file = app.config["DATABASE_URL"].removeprefix("sqlite:///")
-    read_only = create_app({"DATABASE_URL": f"sqlite:///file:{file}?mode=ro&uri=true"})
-    reader = read_only.test_client()
+    reader = request.getfixturevalue("read_only_app").test_client()
     with nothing_changes(app):
         refused = [
             reader.post("/transactions", json={"product_id": bolt, "transaction_type": "sale", "quantity": 1}),
@@ -168,14 +185,21 @@ def test_a_read_only_database_is_read_and_not_written(app: Flask, client: FlaskC
             reader.patch(f"/products/{bolt}", json={"quantity_on_hand": 3}),
             reader.get("/health"),
         ]
+    report("Read-only database", refused=len(refused))
     assert body(reader.get(f"/products/{bolt}"))["quantity_on_hand"] == 10
-    with read_only.app_context():
-        db.engine.dispose()
-    report("SQLite: read-only file", refused=len(refused))
     for answer in refused:
         assert (answer.status_code, body(answer)["error"]) == (503, "database_unavailable"), answer.text
         assert "not written" in body(answer)["message"]
         assert int(answer.headers["Retry-After"]) > 0
+
+
+@on_sqlite
+def test_health_neither_waits_for_a_writer_nor_takes_it_for_a_fault(app: Flask, client: FlaskClient) -> None:
+    with app.app_context(), db.engine.connect().execution_options(**{engines.WRITE: True}) as writer, writer.begin():
+        asked = time.monotonic()
+        answer = client.get("/health")
+    assert answer.status_code == 200
+    assert time.monotonic() - asked < app.config["INVENTORY_BUSY_TIMEOUT_MS"] / 1000
 
 
 @pytest.fixture
