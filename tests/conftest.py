@@ -1,4 +1,4 @@
-"""Fixtures: every test gets a database of its own, copied from a migrated template, on each engine in turn."""
+"""Fixtures: every test gets a migrated, empty database to itself, on each engine in turn."""
 
 from __future__ import annotations
 
@@ -69,11 +69,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_template() -> Iterator[str]:
+def postgresql_databases() -> Iterator[postgresql.Databases]:
     assert SERVER is not None
-    with postgresql.new_database(SERVER) as name:
-        migrate(SERVER.url(name))
-        yield name
+    with postgresql.new_database(SERVER) as template:
+        migrate(SERVER.url(template))
+        databases = postgresql.Databases(SERVER, template)
+        with databases.spare:
+            yield databases
 
 
 @pytest.fixture(params=ENGINES)
@@ -101,7 +103,7 @@ def new_database(request: pytest.FixtureRequest, engine_name: str, directory: Pa
         yield f"sqlite:///{copy}"
     else:
         assert SERVER is not None
-        with postgresql.new_database(SERVER, request.getfixturevalue("postgresql_template")) as name:
+        with request.getfixturevalue("postgresql_databases").one() as name:
             yield SERVER.url(name)
 
 
