@@ -49,6 +49,11 @@ reliability: $(VENV)/.development ## Run the fault bench and write its figures i
 	TEST_RELIABILITY_FIGURES=build/reliability.jsonl $(BIN)/pytest tests/reliability $(ARGS)
 	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
 
+.PHONY: mutation
+mutation: $(VENV)/.development ## Change the ledger's code in small ways and see that the tests notice (on SQLite)
+	TEST_ENGINES=sqlite $(BIN)/mutmut run $(ARGS)
+	$(BIN)/mutmut results
+
 .PHONY: lint
 lint: $(VENV)/.development ## Check style and formatting
 	$(BIN)/ruff check

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
 REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",") if name]
-SERVER = postgresql.find_server()
 WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
+SERVER = postgresql.find_server() if "postgresql" in WANTED else None
 ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
 
 # For what only one of the engines can do.
