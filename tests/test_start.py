@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_opened_is_said_in_one_line(command: list[str], tm
 
 def test_a_command_on_a_database_without_tables_tells_how_to_make_them(empty_database_url: str) -> None:
     ended = run(SEED, {"DATABASE_URL": empty_database_url})
-    assert ended.stdout.endswith("; is it migrated (flask --app wsgi db upgrade)?\n")
+    assert ended.stdout == "Error: The database is not migrated: run 'flask --app wsgi db upgrade'.\n"
     assert ended.stdout.count("\n") == 1
     assert ended.returncode == 1
 

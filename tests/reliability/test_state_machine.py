@@ -526,8 +526,8 @@ def test_every_answer_is_that_of_a_plain_model(
     run_state_machine_as_test(
         type("Clients", (ClientsOfTheService,), {"open_database": staticmethod(open_database), "done": done}),
         settings=settings(
-            # A few more, because some runs are cut short.
-            max_examples=wanted // STEPS_PER_RUN + wanted // (10 * STEPS_PER_RUN) + 2,
+            # A third more, because some runs are cut short.
+            max_examples=wanted // STEPS_PER_RUN + wanted // (3 * STEPS_PER_RUN) + 2,
             stateful_step_count=STEPS_PER_RUN,
             derandomize=True,
             database=None,

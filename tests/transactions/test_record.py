@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from inventory.db import db, unit_of_work
 from inventory.products.models import MAX_STOCK, Product
@@ -19,6 +20,7 @@ from tests.builders import (
     refused_fields,
     transaction,
 )
+from tests.conftest import on_postgresql
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -321,4 +323,27 @@ def test_created_at_never_runs_backwards_also_when_the_clock_does(app: Flask, cl
     assert [datetime.fromisoformat(moment) for moment in moments] == [tomorrow] * 3
     rows = listed(client.get(f"/transactions/product/{bolt['id']}"))
     assert [row["seq"] for row in rows] == [4, 3, 2, 1]
+    assert_ledger_is_sound(app)
+
+
+@on_postgresql
+def test_stock_that_arrives_while_a_sale_is_being_refused_is_sold(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=1)
+    arrived: list[dict[str, Any]] = []
+
+    def deliver() -> None:
+        arrived.append(transaction(app.test_client(), bolt["id"], "purchase", 5))
+
+    def deliver_after_the_check(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("UPDATE products") and not arrived:
+            arrived.append({})
+            delivery = Thread(target=deliver)
+            delivery.start()
+            delivery.join()
+
+    with app.app_context():
+        event.listen(db.engine, "after_cursor_execute", deliver_after_the_check)
+    sale = transaction(client, bolt["id"], "sale", 4)
+    assert len(arrived) == 2
+    assert (sale["seq"], sale["balance_after"]) == (3, 2)
     assert_ledger_is_sound(app)
