@@ -19,6 +19,8 @@ graceful_timeout = 30
 keepalive = 75
 # Heartbeats go to memory where there is some: a slow disk must not look like a dead worker.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112
+# No header of a request decides under which path the application lies.
+forwarder_headers = ""
 control_socket_disable = True
 
 

@@ -286,12 +286,15 @@ def describe_error(responses: dict[str, Any], error: type[errors.ServiceError]) 
 
 
 class Api(flask_smorest.Api):  # type: ignore[misc]
-    """Leaves errors to errors.py and the documentation's pages to docs.py."""
+    """Leaves errors to handlers.py and the documentation's pages to docs.py; pages have headers of our own."""
 
     DEFAULT_ERROR_RESPONSE_NAME = None
     ERROR_SCHEMA = ErrorSchema
 
     def _register_error_handlers(self) -> None:
+        pass
+
+    def _register_pagination_header(self) -> None:
         pass
 
     def _register_doc_blueprint(self) -> None:
