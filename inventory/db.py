@@ -37,7 +37,7 @@ REPEATABLE_SQLSTATES = frozenset({"40001", "40P01"})
 
 
 class Base(DeclarativeBase):
-    """Every constraint has a name made by rule, because database_errors.py finds the answer to a violation by its name."""
+    """Every constraint has a name made by rule: database_errors.py finds the answer to a violation by its name."""
 
     metadata = MetaData(
         naming_convention={
