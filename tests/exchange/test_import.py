@@ -323,11 +323,11 @@ def test_an_unknown_parameter_or_value_is_refused_and_nothing_imported(
 # How a file may be sent
 
 
-def upload(client: FlaskClient, *parts: tuple[str, str]) -> TestResponse:
+def upload(client: FlaskClient, *parts: tuple[str, str], content_type: str = "text/csv") -> TestResponse:
     """Send a form of named parts (RFC 7578); one with a line break in it is a file, another one a plain field."""
     lines = []
     for name, text in parts:
-        filename = '; filename="products.csv"\r\nContent-Type: text/csv' if "\n" in text else ""
+        filename = f'; filename="products.csv"\r\nContent-Type: {content_type}' if "\n" in text else ""
         lines += ["--limit", f'Content-Disposition: form-data; name="{name}"{filename}', "", text]
     content = "\r\n".join([*lines, "--limit--", ""])
     return client.post("/import/products", data=content, content_type="multipart/form-data; boundary=limit")
@@ -383,6 +383,8 @@ def test_a_content_type_may_say_utf_8(client: FlaskClient, content_type: str) ->
 
 def test_a_charset_other_than_utf_8_is_refused_even_where_its_bytes_could_be_read(client: FlaskClient) -> None:
     response = send(client, f"{NEW}A,Ã©,1,C\n".encode(), content_type="text/csv; charset=iso-8859-1")
+    assert (response.status_code, body(response)["error"]) == (400, "unsupported_encoding")
+    response = upload(client, ("file", f"{NEW}A,Bolt,1,C\n"), content_type="text/csv; charset=iso-8859-1")
     assert (response.status_code, body(response)["error"]) == (400, "unsupported_encoding")
 
 
