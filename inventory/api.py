@@ -1,8 +1,7 @@
-"""flask-smorest and webargs, subclassed once: how requests are read, pages are linked and errors documented."""
+"""flask-smorest and webargs, subclassed once: how requests are read, and what decorates a view."""
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,21 +16,26 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import IntegerConverter
 
 from inventory import errors
-from inventory.headers import (
+from inventory.headers import answer_conditionally, idempotency_key, mark_replay, page_headers
+from inventory.openapi import (
+    ALWAYS,
     IDEMPOTENCY_KEY,
     IF_MATCH,
     IF_NONE_MATCH,
+    ON_BODY,
+    ON_KEY,
+    ON_WRITE,
     PAGE_HEADERS,
-    answer_conditionally,
-    idempotency_key,
-    mark_replay,
-    page_headers,
+    ErrorSchema,
+    annotated,
+    describe_error,
+    schema_name,
 )
 from inventory.pages import Page, PageRequest
-from inventory.schemas import MAX_ID, BaseSchema, Flag, Integer, TextSchema
+from inventory.schemas import MAX_ID, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from flask import Flask, Request
     from marshmallow import Schema
@@ -129,32 +133,6 @@ class PageQuery(TextSchema):
         names = ["sort", "skip", "limit", "cursor", "include_total"]
         data["page"] = PageRequest(**{name: data.pop(name) for name in names if name in data})
         return data
-
-
-class ErrorSchema(BaseSchema):
-    """The envelope of every error."""
-
-    error = fields.String(required=True, metadata={"description": "A stable slug for programs."})
-    message = fields.String(required=True, metadata={"description": "A sentence for people."})
-    code = fields.Integer(required=True, metadata={"description": "The HTTP status again."})
-    details = fields.Dict(metadata={"description": "Facts, where there are any."})
-
-
-# Any request can meet these.
-ALWAYS = (errors.ValidationFailed, errors.InternalError, errors.DatabaseUnavailable, errors.DatabaseBusy)
-ON_BODY = (
-    errors.MalformedJson,
-    errors.UnsupportedEncoding,
-    errors.PayloadTooLarge,
-    errors.UnsupportedMediaType,
-)
-ON_WRITE = (errors.StorageFull,)
-ON_KEY = (
-    errors.IdempotencyKeyRequired,
-    errors.InvalidIdempotencyKey,
-    errors.IdempotencyKeyReused,
-    errors.IdempotencyInProgress,
-)
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
@@ -257,34 +235,6 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return doc
 
 
-def annotated(view: F, **additions: Sequence[Any]) -> F:
-    """The view with more to say about itself in the OpenAPI document, at the end of each list named."""
-
-    @wraps(view)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return view(*args, **kwargs)
-
-    documented: Any = wrapper
-    facts = documented._apidoc = deepcopy(getattr(view, "_apidoc", {}))  # noqa: SLF001
-    for name, added in additions.items():
-        facts[name] = [*facts.get(name, ()), *added]
-    result: F = documented
-    return result
-
-
-def describe_error(responses: dict[str, Any], error: type[errors.ServiceError]) -> None:
-    """Add an error's slug and example to the response of its status."""
-    response = responses.setdefault(
-        str(error.status),
-        {"description": "", "content": {"application/json": {"schema": ErrorSchema, "examples": {}}}},
-    )
-    response["content"]["application/json"]["examples"][error.slug] = {"value": error.example()}
-    slugs = response["content"]["application/json"]["examples"]
-    response["description"] = ", ".join(f"`{slug}`" for slug in slugs)
-    if "Retry-After" in error.headers:
-        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-
-
 class Api(flask_smorest.Api):  # type: ignore[misc]
     """Leaves errors to handlers.py and the documentation's pages to docs.py; pages have headers of our own."""
 
@@ -299,14 +249,6 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
 
     def _register_doc_blueprint(self) -> None:
         pass
-
-
-def schema_name(schema: Any) -> str:
-    """The name a schema has in the OpenAPI document: ``ProductIn`` loaded in part is ``ProductUpdate``."""
-    name = schema.__name__ if isinstance(schema, type) else type(schema).__name__
-    if getattr(schema, "partial", None):
-        return f"{name.removesuffix('In')}Update"
-    return name.removesuffix("Schema")
 
 
 def refuse_stray_parameters() -> None:

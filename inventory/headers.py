@@ -1,7 +1,4 @@
-"""What requests and answers say in headers: idempotency keys, conditions and tags, links between pages.
-
-The dictionaries are how the OpenAPI document describes them.
-"""
+"""What requests and answers say in headers: idempotency keys, conditions and tags, links between pages."""
 
 from __future__ import annotations
 
@@ -19,40 +16,6 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response
 
     from inventory.pages import Page
-
-PAGE_HEADERS = {
-    "Link": {
-        "description": 'Addresses of the neighbouring pages, `rel="next"` and `rel="prev"` (RFC 8288).',
-        "schema": {"type": "string"},
-    },
-    "X-Total-Count": {
-        "description": "Number of all rows, with `include_total=true`.",
-        "schema": {"type": "integer"},
-    },
-}
-LINK_HEADER = {"Link": PAGE_HEADERS["Link"]}
-LOCATION_HEADER = {"Location": {"description": "Path of what was created.", "schema": {"type": "string"}}}
-
-IDEMPOTENCY_KEY = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 257},
-    "description": "A value of the client's choice, new for each intended change. The same request sent again with it"
-    " has no second effect and gets the first answer, with `Idempotent-Replayed: true`. Kept for ever.",
-}
-IF_MATCH = {
-    "in": "header",
-    "name": "If-Match",
-    "schema": {"type": "string"},
-    "description": "Change it only if its `ETag` is still this one; otherwise 412.",
-}
-IF_NONE_MATCH = {
-    "in": "header",
-    "name": "If-None-Match",
-    "schema": {"type": "string"},
-    "description": "Answer 304 without a body if the `ETag` is still this one.",
-}
-ETAG_HEADER = {"ETag": {"description": "Version of what was returned (RFC 9110).", "schema": {"type": "string"}}}
 
 
 def idempotency_key(payload: Any) -> RequestKey | None:

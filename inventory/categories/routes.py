@@ -12,8 +12,9 @@ from inventory.categories import service
 from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery
 from inventory.db import db, unit_of_work
 from inventory.engines import begin_snapshot
-from inventory.headers import ETAG_HEADER, LOCATION_HEADER, etag, if_match
+from inventory.headers import etag, if_match
 from inventory.idempotency import fingerprint
+from inventory.openapi import ETAG_HEADER, LOCATION_HEADER
 from inventory.products import service as products
 
 blueprint = Blueprint("categories", __name__, description="What products are grouped by.")

@@ -11,10 +11,11 @@ from typing import IO, TYPE_CHECKING, Any
 from flask import Response, current_app, request
 
 from inventory import errors
-from inventory.api import ON_BODY, ON_KEY, Blueprint, refuse_encodings, refuse_other_charset
+from inventory.api import Blueprint, refuse_encodings, refuse_other_charset
 from inventory.exchange import importer, service
 from inventory.exchange.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
-from inventory.headers import IDEMPOTENCY_KEY, idempotency_key
+from inventory.headers import idempotency_key
+from inventory.openapi import IDEMPOTENCY_KEY, ON_BODY, ON_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ from flask import url_for
 from inventory import errors
 from inventory.api import Blueprint
 from inventory.db import unit_of_work
-from inventory.headers import ETAG_HEADER, LOCATION_HEADER, etag, if_match
+from inventory.headers import etag, if_match
+from inventory.openapi import ETAG_HEADER, LOCATION_HEADER
 from inventory.products import service
 from inventory.products.schemas import (
     CountIn,

@@ -9,7 +9,8 @@ from flask import url_for
 from inventory import errors
 from inventory.api import Blueprint
 from inventory.db import db, unit_of_work
-from inventory.headers import LINK_HEADER, LOCATION_HEADER, next_link
+from inventory.headers import next_link
+from inventory.openapi import LINK_HEADER, LOCATION_HEADER
 from inventory.transactions import batches, queries, service
 from inventory.transactions.schemas import (
     BatchIn,
