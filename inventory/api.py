@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -175,8 +176,10 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         @wraps(view)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            rehearsal = any(isinstance(arg, dict) and arg.get("dry_run") for arg in args)
-            key = None if rehearsal else idempotency_key([args, kwargs])
+            sent = ChainMap(*(arg for arg in args if isinstance(arg, dict)))
+            # Only a new product has a stock of its own, and without any it leaves no row to keep a key in.
+            moves_stock = sent.get("quantity_on_hand") != 0
+            key = None if sent.get("dry_run") else idempotency_key([args, kwargs], moves_stock=moves_stock)
             return view(*args, **kwargs, key=key)
 
         return self.document(IDEMPOTENCY_KEY, *ON_KEY)(wrapper)  # type: ignore[return-value]

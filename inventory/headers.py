@@ -18,17 +18,15 @@ if TYPE_CHECKING:
     from inventory.pages import Page
 
 
-def idempotency_key(payload: Any) -> RequestKey | None:
+def idempotency_key(payload: Any, *, moves_stock: bool = True) -> RequestKey | None:
     """The request's key, with a fingerprint of ``payload``. Raises IdempotencyKeyRequired, InvalidIdempotencyKey."""
-    request, sent = flask.request, flask.request.headers.getlist("Idempotency-Key")
-    if not sent:
-        if flask.current_app.config["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"]:
+    request, sent = flask.request, flask.request.headers.get("Idempotency-Key")
+    if sent is None:
+        if moves_stock and flask.current_app.config["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"]:
             raise errors.IdempotencyKeyRequired
         return None
-    if len(sent) > 1:
-        raise errors.InvalidIdempotencyKey
     whole = fingerprint([request.method, str(request.url_rule), payload])
-    key = flask.g.idempotency_key = RequestKey("", parse(sent[0]), whole)
+    key = flask.g.idempotency_key = RequestKey("", parse(sent), whole)
     return key
 
 

@@ -697,6 +697,13 @@ def test_where_keys_are_required_a_dry_run_needs_none(app: Flask, strict: FlaskC
         assert DOORS[door](shop).send(strict, dry_run="true").status_code == 200
 
 
+def test_where_keys_are_required_a_product_without_stock_needs_none(strict: FlaskClient, shop: Shop) -> None:
+    facts = product_facts(shop, quantity_on_hand=0)
+    assert strict.post("/products", json=facts).status_code == 201
+    bad_key = {"Idempotency-Key": ""}
+    assert refusal(strict.post("/products", json=facts, headers=bad_key)) == (400, "invalid_idempotency_key")
+
+
 def test_a_replay_marks_no_other_answer(client: FlaskClient, shop: Shop) -> None:
     post = DOORS["transaction"](shop)
     accepted(post.send(client, "k"))
