@@ -63,13 +63,13 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
             "statement_timeout": config["INVENTORY_STATEMENT_TIMEOUT_MS"],
             "idle_in_transaction_session_timeout": 2 * config["INVENTORY_STATEMENT_TIMEOUT_MS"],
         }
-        engine_options = {
-            "connect_args": {
-                "connect_timeout": 5,
-                "application_name": "inventory",
-                "options": " ".join(f"-c {name}={value}" for name, value in timeouts.items()),
-            }
-        }
+        named = url.normalized_query
+        defaults = {"connect_timeout": 5, "application_name": "inventory"}
+        connect_args = {name: value for name, value in defaults.items() if name not in named}
+        # The server reads its options in turn, so those of the URL have the last word.
+        own = [f"-c {name}={value}" for name, value in timeouts.items()]
+        connect_args["options"] = " ".join([*own, *named.get("options", ())])
+        engine_options = {"connect_args": connect_args}
     return engine_options | {
         "pool_size": config["INVENTORY_THREADS"],
         "max_overflow": 2,

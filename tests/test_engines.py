@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import event, select, text, update
@@ -128,6 +129,18 @@ def test_every_postgresql_connection_has_its_time_limits(impatient: Flask) -> No
     }
     with impatient.app_context(), db.engine.connect() as connection:
         found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
+    assert found == wanted
+
+
+@on_postgresql
+def test_what_the_url_says_of_a_postgresql_connection_has_the_last_word(database_url: str) -> None:
+    said = {"application_name": "scanner", "options": "-c statement_timeout=7s -c work_mem=8MB"}
+    app = create_app({"DATABASE_URL": f"{database_url}?{urlencode(said, quote_via=quote)}"})
+    wanted = {"application_name": "scanner", "statement_timeout": "7s", "work_mem": "8MB", "lock_timeout": "5s"}
+    with app.app_context():
+        with db.engine.connect() as connection:
+            found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
+        db.engine.dispose()
     assert found == wanted
 
 
