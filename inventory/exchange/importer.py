@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from inventory.categories import service as categories
 from inventory.db import db, fold, unit_of_work
+from inventory.engines import begin_snapshot
 from inventory.exchange.reader import ParsedRow, Problems, ProductFile
 from inventory.products.models import Product
 from inventory.schemas import MAX_QUANTITY
@@ -85,10 +86,17 @@ def apply(
         return as_imported(earlier.batch_id)
     problems = Problems(found.count, list(found.first))
     importer = Importer(problems, mode)
-    for rows in chunked(source.rows(Problems())):
+    chunks = chunked(source.rows(Problems()))
+    while not problems.count and (rows := next(chunks, [])):
         importer.take(rows)
         progress(len(rows))
-    problems.refuse_any()
+    if problems.count:
+        # To look for more of them takes no lock that others would have to wait for.
+        begin_snapshot(db.session())
+        for rows in chunks:
+            importer.examine(rows)
+            progress(len(rows))
+        problems.refuse_any()
     if dry_run:
         db.session.rollback()
     else:
@@ -119,7 +127,7 @@ class Importer:
 
     def take(self, rows: list[ParsedRow]) -> None:
         """Bring a chunk of rows into the database and forget it again."""
-        existing = self.lock_existing(rows)
+        existing = find_existing(rows, lock=True)
         pending: list[tuple[Product, int, str]] = []
         for row in rows:
             self.outcome.rows += 1
@@ -132,18 +140,18 @@ class Importer:
         self.outcome.stock_transactions += len(pending)
         db.session.expunge_all()
 
+    def examine(self, rows: list[ParsedRow]) -> None:
+        """Only look for problems in a chunk of rows."""
+        existing = find_existing(rows)
+        for row in rows:
+            self.is_sound(row, existing.get(fold(row.values["sku"])))
+        db.session.expunge_all()
+
     def write_batch(self, key: RequestKey | None) -> None:
         """Write down the import itself, now that its counts are known."""
         done = self.outcome
         counts = {"rows": done.rows, "created": done.created, "updated": done.updated, "unchanged": done.unchanged}
         batches.write(self.batch_id, "import", key, **counts)
-
-    def lock_existing(self, rows: list[ParsedRow]) -> dict[str, Product]:
-        """The products that the rows name, by folded SKU, locked in the order of their ids."""
-        keys = [fold(row.values["sku"]) for row in rows]
-        statement = select(Product).where(Product.sku_folded.in_(keys)).order_by(Product.id)
-        found = db.session.scalars(statement.with_for_update(key_share=True))
-        return {product.sku_folded: product for product in found}
 
     def is_sound(self, row: ParsedRow, product: Product | None) -> bool:
         """Whether the row can be brought in; what cannot be known without the database goes to ``problems``."""
@@ -191,6 +199,14 @@ class Importer:
             self.category_ids[key] = category.id
             db.session.expunge(category)
         return self.category_ids[key]
+
+
+def find_existing(rows: list[ParsedRow], *, lock: bool = False) -> dict[str, Product]:
+    """The products that the rows name, by folded SKU; to lock them goes by the order of their ids."""
+    keys = [fold(row.values["sku"]) for row in rows]
+    statement = select(Product).where(Product.sku_folded.in_(keys)).order_by(Product.id)
+    found = db.session.scalars(statement.with_for_update(key_share=True) if lock else statement)
+    return {product.sku_folded: product for product in found}
 
 
 def difference(values: dict[str, Any], product: Product | None) -> int:

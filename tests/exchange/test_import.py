@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import func, select
 
-from inventory import create_app
+from inventory import create_app, errors
 from inventory.categories.models import Category
 from inventory.db import db
 from inventory.exchange import importer
@@ -265,6 +266,28 @@ def test_one_bad_row_at_the_end_means_that_nothing_at_all_was_imported(
     assert problems(client, f"{NEW}K0,New,1,C\n{rows}{last_row}\n") != []
     assert counts(app) == before
     assert client.get("/products?sku=K0").get_json()[0]["name"] == "Old"
+
+
+@pytest.mark.parametrize(
+    ("first_row", "mode"), [("K0,Bolt,x,C", "upsert"), ("KNOWN,Bolt,1,C", "create")], ids=["bad cell", "known SKU"]
+)
+def test_once_a_file_has_a_problem_nobody_waits_while_more_are_looked_for(
+    app: Flask, client: FlaskClient, impatient: Flask, first_row: str, mode: str
+) -> None:
+    known = product(client, sku="KNOWN")["id"]
+    other = impatient.test_client()
+    answers = []
+
+    def sell(_rows: int) -> None:
+        movement = {"product_id": known, "transaction_type": "purchase", "quantity": 1}
+        answers.append(other.post("/transactions", json=movement).status_code)
+
+    rows = "".join(f"K{number},Bolt,1,C\n" for number in range(1, 2 * importer.CHUNK))
+    file = f"{NEW}{first_row}\n{rows}KNOWN,Bolt,x,C\n"
+    with app.app_context(), pytest.raises(errors.ImportInvalid) as raised:
+        importer.import_products(io.BytesIO(file.encode()), mode=mode, progress=sell)
+    assert [problem["row"] for problem in (raised.value.details or {})["errors"]] == [2, 2 * importer.CHUNK + 2]
+    assert answers[-1] == 201
 
 
 # mode and dry_run
