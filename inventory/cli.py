@@ -191,7 +191,7 @@ def verify(product_id: int | None, machine_readable: bool) -> None:
     except DBAPIError as error:
         click.echo(f"Error: {explain(error)}", err=True)
         sys.exit(2)
-    if product_id is not None and not verdict.products:
+    if product_id is not None and not (verdict.products or verdict.transactions):
         click.echo("Error: there is no product with this id.", err=True)
         sys.exit(2)
     listed = {"problems": [asdict(finding) for finding in findings]} if machine_readable else {}

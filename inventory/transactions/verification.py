@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import aliased
 
 from inventory.db import db
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1_000
 Reversed = aliased(Transaction)
+Twin = aliased(Transaction)
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ def verify(
         snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
         for _product_id, rows in groupby(snapshot.execute(select_rows(product_id)), key=attrgetter("product_id")):
             verdict.products += 1
-            for finding in check(counted(rows, verdict, progress)):
+            for found in check(counted(rows, verdict, progress)):
                 verdict.findings += 1
-                report(finding)
+                report(found)
+        for row in counted(snapshot.execute(select_strays(product_id)), verdict, progress):
+            verdict.findings += 1
+            report(finding(row, row.seq, "belongs to a product that is not there"))
     return verdict
 
 
@@ -86,12 +90,26 @@ def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
             Reversed.product_id.label("reversed_product_id"),
             Reversed.delta.label("reversed_delta"),
             Reversed.reverses_id.label("reversed_reverses_id"),
+            exists()
+            .where(Twin.reverses_id == Transaction.reverses_id, Twin.id < Transaction.id)
+            .label("reversed_before"),
         )
         .outerjoin(Transaction, Transaction.product_id == Product.id)
         .outerjoin(Reversed, Reversed.id == Transaction.reverses_id)
         .order_by(Product.id, Transaction.seq)
     )
     return statement if product_id is None else statement.where(Product.id == product_id)
+
+
+def select_strays(product_id: int | None) -> Select[*tuple[Any, ...]]:
+    """Rows whose product is not there, which no foreign key would have let happen."""
+    statement = (
+        select(Transaction.product_id, Transaction.sku, Transaction.seq)
+        .outerjoin(Product, Product.id == Transaction.product_id)
+        .where(Product.id.is_(None))
+        .order_by(Transaction.product_id, Transaction.seq)
+    )
+    return statement if product_id is None else statement.where(Transaction.product_id == product_id)
 
 
 def counted(rows: Iterable[Row[Any]], verdict: Verdict, progress: Callable[[int], None]) -> Iterator[Row[Any]]:
@@ -130,6 +148,7 @@ def check_row(row: Row[Any], balance: int, seq: int, earlier: Any) -> Iterator[F
         f"balance_after is {row.balance_after}": row.balance_after < 0,
         "created_at is before that of the row before": earlier is not None and row.created_at < earlier,
         "does not undo the row it reverses": row.reverses_id is not None and not undoes(row),
+        "reverses a row that was reversed before": row.reversed_before,
     }
     for problem, found in problems.items():
         if found:

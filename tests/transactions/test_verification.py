@@ -263,6 +263,28 @@ DAMAGE: dict[str, tuple[list[str], list[tuple[int, int | None, str]]]] = {
         ],
         [(1, 2, "does not undo the row it reverses"), (1, 4, "does not undo the row it reverses")],
     ),
+    "a row reversed twice": (
+        [
+            "DROP INDEX uq_transactions_reverses_id",
+            """
+            INSERT INTO transactions (product_id, sku, transaction_type, quantity, delta, balance_after, seq, reason,
+                reverses_id, xid, created_at)
+            SELECT product_id, sku, transaction_type, quantity, delta, balance_after + delta, seq + 1, reason,
+                reverses_id, xid, created_at FROM transactions WHERE id = 4
+            """,
+            "UPDATE products SET quantity_on_hand = 18, last_seq = 5 WHERE id = 1",
+        ],
+        [(1, 5, "reverses a row that was reversed before")],
+    ),
+    "a row of a product that is not there": (
+        ["UPDATE transactions SET product_id = 99, seq = 1 WHERE id = 6"],
+        [
+            (2, None, "quantity_on_hand is 18, but the last balance_after is 20"),
+            (2, None, "quantity_on_hand is 18, but the sum of the deltas is 20"),
+            (2, None, "last_seq is 2, but the ledger ends at 1"),
+            (99, 1, "belongs to a product that is not there"),
+        ],
+    ),
     "two products": (
         ["UPDATE products SET last_seq = 8", "UPDATE products SET quantity_on_hand = 17 WHERE id = 2"],
         [
@@ -327,6 +349,12 @@ def test_one_product_is_checked_alone(app: Flask, database_url: str) -> None:
     assert findings(app, "--product", "1") == []
     assert findings(app, "--product", "2") == [(2, None, "last_seq is 8, but the ledger ends at 2")]
     assert verify(app, "--product", "1").stdout == "products: 1, transactions: 4, findings: 0\n"
+
+
+@pytest.mark.usefixtures("shop")
+def test_rows_of_a_product_that_is_not_there_are_found_by_its_id(app: Flask, database_url: str) -> None:
+    tamper(database_url, "UPDATE transactions SET product_id = 99, seq = 1 WHERE id = 6")
+    assert findings(app, "--product", "99") == [(99, 1, "belongs to a product that is not there")]
 
 
 def test_a_product_without_rows_is_checked_as_well(app: Flask, client: FlaskClient) -> None:
