@@ -240,6 +240,8 @@ def test_inactive_product_takes_adjustments_but_no_purchases_and_no_sales(app: F
         for transaction_type, quantity in (("purchase", 1), ("sale", 1), ("sale", 100)):
             response = post(client, product_id=bolt["id"], transaction_type=transaction_type, quantity=quantity)
             assert refusal(response) == (409, "product_inactive")
+        response = post(client, product_id=bolt["id"], transaction_type="adjustment", quantity=-6)
+        assert refusal(response) == (400, "insufficient_stock")
     transaction(client, bolt["id"], "adjustment", -2)
     transaction(client, bolt["id"], "adjustment", 4)
     assert stock(client, bolt["id"]) == 7
@@ -327,23 +329,33 @@ def test_created_at_never_runs_backwards_also_when_the_clock_does(app: Flask, cl
 
 
 @on_postgresql
-def test_stock_that_arrives_while_a_sale_is_being_refused_is_sold(app: Flask, client: FlaskClient) -> None:
-    bolt = product(client, quantity_on_hand=1)
+@pytest.mark.parametrize(
+    ("opening", "meanwhile", "wanted", "balance"),
+    [(1, ("purchase", 5), ("sale", 6), 0), (MAX_STOCK, ("sale", 5), ("purchase", 5), MAX_STOCK)],
+    ids=["the last unit", "the last unit of room"],
+)
+def test_a_movement_that_becomes_possible_while_it_is_being_refused_is_recorded(
+    app: Flask, opening: int, meanwhile: tuple[str, int], wanted: tuple[str, int], balance: int
+) -> None:
+    client = app.test_client()
+    bolt = product(client)
+    with app.app_context():
+        unit_of_work(record)(bolt["id"], Movement("purchase", opening))
     arrived: list[dict[str, Any]] = []
 
-    def deliver() -> None:
-        arrived.append(transaction(app.test_client(), bolt["id"], "purchase", 5))
+    def move() -> None:
+        arrived.append(transaction(app.test_client(), bolt["id"], *meanwhile))
 
-    def deliver_after_the_check(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+    def move_after_the_check(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
         if statement.startswith("UPDATE products") and not arrived:
             arrived.append({})
-            delivery = Thread(target=deliver)
-            delivery.start()
-            delivery.join()
+            movement = Thread(target=move)
+            movement.start()
+            movement.join()
 
     with app.app_context():
-        event.listen(db.engine, "after_cursor_execute", deliver_after_the_check)
-    sale = transaction(client, bolt["id"], "sale", 4)
+        event.listen(db.engine, "after_cursor_execute", move_after_the_check)
+    row = transaction(client, bolt["id"], *wanted)
     assert len(arrived) == 2
-    assert (sale["seq"], sale["balance_after"]) == (3, 2)
+    assert (row["seq"], row["balance_after"]) == (3, balance)
     assert_ledger_is_sound(app)

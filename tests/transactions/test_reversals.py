@@ -245,13 +245,13 @@ def test_rows_that_give_back_are_undone_first_and_the_newest_before_the_older(cl
     """Undone in its own order or backwards, this batch would fall below zero on its way."""
     bolt = product(client, quantity_on_hand=5)["id"]
     original = batch(
-        client, line(bolt, "purchase", 9), line(bolt, "sale", 6), line(bolt, "purchase", 2), line(bolt, "sale", 7)
+        client, line(bolt, "purchase", 9), line(bolt, "sale", 6), line(bolt, "purchase", 1), line(bolt, "sale", 7)
     )
     purchase, sale, purchase_2, sale_2 = (row["id"] for row in original["transactions"])
     rows = body(send_batch(client, original["batch_id"]))["transactions"]
     assert [(row["reverses_id"], row["balance_after"]) for row in rows] == [
-        (sale_2, 10),
-        (sale, 16),
+        (sale_2, 9),
+        (sale, 15),
         (purchase_2, 14),
         (purchase, 5),
     ]
@@ -374,7 +374,9 @@ def test_an_import_that_moved_nothing_cannot_be_undone(app: Flask, client: Flask
 
 def test_an_unknown_batch_cannot_be_undone(app: Flask, client: FlaskClient) -> None:
     with nothing_changes(app):
-        assert refusal(send_batch(client, str(uuid4()))) == NOT_FOUND
+        response = send_batch(client, str(uuid4()))
+        assert refusal(response) == NOT_FOUND
+        assert body(response)["message"] == "There is no batch with this id."
         assert refusal(send_batch(client, "no-uuid")) == (404, "not_found")
 
 
