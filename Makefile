@@ -50,8 +50,8 @@ reliability: $(VENV)/.development ## Run the fault bench and write its figures i
 	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
 
 .PHONY: mutation
-mutation: $(VENV)/.development ## Change the ledger's code in small ways and see that the tests notice (on SQLite)
-	TEST_ENGINES=sqlite $(BIN)/mutmut run $(ARGS)
+mutation: $(VENV)/.development ## Change the ledger's code in small ways and see that the tests notice
+	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
 
 .PHONY: lint
