@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from inventory.idempotency import RequestKey
 
-LOCK_NOT_AVAILABLE = "55P03"
+# PostgreSQL's lock_not_available, and query_canceled where the time limit of statements is the shorter one.
+WAITED_TOO_LONG = {"55P03", "57014"}
 
 
 def claim(request_key: RequestKey | None) -> Row[Any] | None:
@@ -45,7 +46,7 @@ def hold_key(request_key: RequestKey) -> None:
     try:
         hold(db.session(), f"{request_key.client}\0{request_key.key}")
     except OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+        if getattr(error.orig, "sqlstate", None) in WAITED_TOO_LONG:
             raise errors.IdempotencyInProgress from None
         raise
 

@@ -545,6 +545,18 @@ def test_a_copy_that_waits_too_long_is_told_to_come_back(
 
 
 @on_postgresql
+def test_a_copy_whose_statement_may_not_take_as_long_is_told_to_come_back_as_well(
+    app: Flask, database_url: str, shop: Shop
+) -> None:
+    brief = create_app({"DATABASE_URL": database_url, "TESTING": True, "INVENTORY_STATEMENT_TIMEOUT_MS": 100})
+    with a_first_copy_at_work(app, "k"):
+        response = DOORS["transaction"](shop).send(brief.test_client(), "k")
+    with brief.app_context():
+        db.engine.dispose()
+    assert refusal(response) == (409, "idempotency_in_progress")
+
+
+@on_postgresql
 def test_another_key_does_not_wait_for_the_first(app: Flask, impatient: Flask, shop: Shop) -> None:
     with a_first_copy_at_work(app, "k"):
         accepted(DOORS["transaction"](shop).send(impatient.test_client(), "another"))
