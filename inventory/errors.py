@@ -98,7 +98,10 @@ class InvalidIdempotencyKey(ServiceError):
 
 
 class BatchRejected(ServiceError):
-    """Every line that failed, by its position from 0, with what the same line alone would have been answered."""
+    """Every line that failed, by its position from 0, with what the line by itself would have been answered.
+
+    Its stock is the one that the accepted lines before it left.
+    """
 
     status = 400
     slug = "batch_rejected"
