@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import BigInteger, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, bindparam, insert, select, update
 
 from inventory import errors
 from inventory.db import db, fold, write_position
-from inventory.products.models import MAX_STOCK, Product
+from inventory.products.models import MAX_STOCK, ROW_CLOCK, Product
 from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import queries
 from inventory.transactions.idempotency import claim
@@ -76,7 +76,7 @@ def record(
         "notes": movement.notes,
         "reverses_id": movement.reverses_id,
         "batch_id": batch_id,
-        "crossed": crossing(movement, moved.quantity_on_hand, moved.reorder_point),
+        "crossed": crossing(movement, moved),
         "created_at": moved.updated_at,
     }
     return db.session.execute(WRITE_ROW, facts | (key.columns() if key else {})).one()
@@ -107,7 +107,7 @@ def guarded_update(*, only_active: bool, expecting: bool, counting: bool) -> Exe
     if expecting:
         guarded = guarded.where(PRODUCTS.c.quantity_on_hand == bindparam("expected_quantity"))
     if counting:
-        guarded = guarded.values(last_counted_at=func.clock_timestamp())
+        guarded = guarded.values(last_counted_at=ROW_CLOCK)
     return guarded.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1).returning(
         PRODUCTS.c.sku,
         PRODUCTS.c.quantity_on_hand,
@@ -149,10 +149,14 @@ def check_expectation(expected: int | None, available: int) -> None:
         )
 
 
-def crossing(movement: Movement, after: int, reorder_point: int) -> str | None:
-    """Whether a movement took the stock to nothing, to the reorder point, or back above it."""
+def crossing(movement: Movement, moved: Row[Any]) -> str | None:
+    """Whether a movement took the stock to nothing, to the reorder point, or back above it.
+
+    The stock that a product begins with crosses nothing. Only its first row is that, whatever a later one says.
+    """
+    after, reorder_point = moved.quantity_on_hand, moved.reorder_point
     before = after - movement.delta
-    if movement.reason == "opening":
+    if movement.reason == "opening" and moved.last_seq == 1:
         return None
     if before > after == 0:
         return "out"

@@ -63,6 +63,7 @@ class Draft:
     ) -> None:
         """Add a row, or raise Refused."""
         stock, seq = self.last(item)
+        beginning = reason == "opening" and seq == 0
         delta = -quantity if transaction_type == "sale" else quantity
         if not item.is_active and transaction_type != "adjustment":
             raise Refused(409, "product_inactive")
@@ -85,7 +86,7 @@ class Draft:
                 "notes": notes,
                 "reverses_id": reverses,
                 "actor": None,
-                "crossed": None if reason == "opening" else crossed(stock, stock + delta, item.reorder_point),
+                "crossed": None if beginning else crossed(stock, stock + delta, item.reorder_point),
             }
         )
 

@@ -250,4 +250,5 @@ def test_a_clock_set_back_turns_no_products_history_round(
     assert moments == sorted(moments)
     assert [row["seq"] for row in history] == list(range(len(history), 0, -1))
     assert stock_now == 90
+    assert body(client.get(f"/products/{bolt}"))["last_counted_at"] == later[-1]["created_at"]
     assert_sound(app)

@@ -181,6 +181,12 @@ def test_an_opening_stock_crosses_nothing(client: FlaskClient, quantity: int) ->
     assert crossings(client) == [None]
 
 
+def test_a_later_row_that_says_opening_crosses_all_the_same(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=20, reorder_point=10)["id"]
+    transaction(client, bolt, "adjustment", -20, reason="opening")
+    assert crossings(client) == [None, "out"]
+
+
 def test_a_count_that_agrees_crosses_nothing(client: FlaskClient) -> None:
     for quantity in (0, 10, 11):
         bolt = product(client, quantity_on_hand=quantity, reorder_point=10)["id"]
