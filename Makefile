@@ -46,7 +46,7 @@ bench: $(VENV)/.development ## Load a year of real sales into the new database t
 .PHONY: reliability
 reliability: $(VENV)/.development ## Run the fault bench and write its figures into docs/reliability.md (TEST_RELIABILITY_SCALE=10: more)
 	mkdir -p build && rm -f build/reliability.jsonl
-	TEST_RELIABILITY_FIGURES=build/reliability.jsonl $(BIN)/pytest tests/reliability $(ARGS)
+	TEST_REQUIRE_ENGINES=sqlite,postgresql TEST_RELIABILITY_FIGURES=build/reliability.jsonl $(BIN)/pytest tests/reliability $(ARGS)
 	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
 
 .PHONY: mutation

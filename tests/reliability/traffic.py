@@ -194,10 +194,6 @@ class Crew:
         return sum(clerk.replayed for clerk in self.clerks)
 
     @property
-    def uncertain(self) -> int:
-        return sum(len(clerk.uncertain) for clerk in self.clerks)
-
-    @property
     def troubles(self) -> Counter[str]:
         return sum((clerk.troubles for clerk in self.clerks), Counter())
 
