@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -171,18 +170,22 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         return decorator
 
-    def idempotent(self, view: F) -> F:
-        """Hand the view the request's idempotency key, with a fingerprint of all its arguments, as ``key``."""
+    def idempotent(self, moves_stock: Callable[..., bool] = lambda *_args: True) -> Callable[[F], F]:
+        """Hand the view the request's idempotency key, with a fingerprint of its arguments, as ``key``.
 
-        @wraps(view)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            sent = ChainMap(*(arg for arg in args if isinstance(arg, dict)))
-            # Only a new product has a stock of its own, and without any it leaves no row to keep a key in.
-            moves_stock = sent.get("quantity_on_hand") != 0
-            key = None if sent.get("dry_run") else idempotency_key([args, kwargs], moves_stock=moves_stock)
-            return view(*args, **kwargs, key=key)
+        A key can only be demanded of what ``moves_stock``, by the same arguments. A dry run moves none, and uses none.
+        """
 
-        return self.document(IDEMPOTENCY_KEY, *ON_KEY)(wrapper)  # type: ignore[return-value]
+        def decorator(view: F) -> F:
+            @wraps(view)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                rehearsal = args[0].get("dry_run", False)
+                key = idempotency_key(*args, moves_stock=not rehearsal and moves_stock(*args))
+                return view(*args, **kwargs, key=None if rehearsal else key)
+
+            return self.document(IDEMPOTENCY_KEY, *ON_KEY)(wrapper)  # type: ignore[return-value]
+
+        return decorator
 
     def document(self, parameter: Mapping[str, Any], *classes: type[errors.ServiceError]) -> Callable[[F], F]:
         """Document a header that a view reads, and what it may raise on its account."""

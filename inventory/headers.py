@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from inventory.pages import Page
 
 
-def idempotency_key(payload: Any, *, moves_stock: bool = True) -> RequestKey | None:
-    """The request's key, with a fingerprint of ``payload``. Raises IdempotencyKeyRequired, InvalidIdempotencyKey."""
+def idempotency_key(*payload: Any, moves_stock: bool) -> RequestKey | None:
+    """The request's key, with a fingerprint of its method, its address and ``payload``.
+
+    Raises InvalidIdempotencyKey, and IdempotencyKeyRequired where one is missing that the settings demand.
+    """
     request, sent = flask.request, flask.request.headers.get("Idempotency-Key")
     if sent is None:
         if moves_stock and flask.current_app.config["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"]:
             raise errors.IdempotencyKeyRequired
         return None
-    whole = fingerprint([request.method, str(request.url_rule), payload])
-    key = flask.g.idempotency_key = RequestKey("", parse(sent), whole)
+    # The address as this service writes it: 007 in a path is 7.
+    address = flask.url_for(request.endpoint or "", **(request.view_args or {}))
+    key = flask.g.idempotency_key = RequestKey("", parse(sent), fingerprint([request.method, address, payload]))
     return key
 
 

@@ -44,9 +44,21 @@ def parse(header: str) -> str:
 
 
 def fingerprint(content: Any) -> str:
-    """SHA-256 of a request as it was understood: defaults filled in, blanks trimmed, keys in one order."""
-    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS, default=shortest)
+    """SHA-256 of a request as it was understood: defaults filled in, blanks trimmed, keys in one order.
+
+    The ledger keeps it for ever, so a release that alters it no longer knows the requests of the one before. Nulls
+    count as absent: a new field that may be left out, and is null then, alters nothing.
+    """
+    canonical = orjson.dumps(without_nulls(content), option=orjson.OPT_SORT_KEYS, default=shortest)
     return hashlib.sha256(canonical).hexdigest()
+
+
+def without_nulls(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: without_nulls(value) for name, value in content.items() if value is not None}
+    if isinstance(content, (list, tuple)):
+        return [without_nulls(value) for value in content]
+    return content
 
 
 def shortest(amount: Decimal) -> str:

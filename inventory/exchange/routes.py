@@ -79,8 +79,9 @@ def export_transactions(query: dict[str, Any]) -> Response:
 def import_products(query: dict[str, Any]) -> Any:
     """Create and update products from a CSV file, all of it or nothing."""
     with uploaded_file() as file:
-        key = None if query["dry_run"] else idempotency_key([query, digest(file)])
-        return importer.import_products(file, **query, key=key)
+        rehearsal = query["dry_run"]
+        key = idempotency_key(query, digest(file), moves_stock=not rehearsal)
+        return importer.import_products(file, **query, key=None if rehearsal else key)
 
 
 def digest(file: IO[bytes]) -> str:

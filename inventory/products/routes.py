@@ -55,7 +55,7 @@ def list_low_stock(query: dict[str, Any]) -> Any:
 
 @blueprint.route("/products", methods=["POST"])
 @blueprint.arguments(ProductIn)
-@blueprint.idempotent
+@blueprint.idempotent(moves_stock=lambda data: data["quantity_on_hand"] > 0)
 @blueprint.response(201, ProductOut, headers=LOCATION_HEADER | ETAG_HEADER)
 @blueprint.errors(errors.UnknownCategory, errors.DuplicateSku)
 @unit_of_work
@@ -91,7 +91,7 @@ def get_stock(query: dict[str, Any], product_id: int) -> Any:
 @blueprint.route("/products/<id:product_id>/counts", methods=["POST"])
 @blueprint.arguments(DryRunQuery, location="query")
 @blueprint.arguments(CountIn)
-@blueprint.idempotent
+@blueprint.idempotent()
 @blueprint.response(200, TransactionOut, description="What a dry run would have recorded.")
 @blueprint.response(201, TransactionOut, headers=LOCATION_HEADER)
 @blueprint.errors(errors.ProductNotFound, errors.StaleQuantity)

@@ -68,7 +68,7 @@ def list_transactions(query: dict[str, Any]) -> Any:
 @blueprint.route("/transactions", methods=["POST"])
 @blueprint.arguments(DryRunQuery, location="query")
 @blueprint.arguments(TransactionIn)
-@blueprint.idempotent
+@blueprint.idempotent()
 @blueprint.response(200, TransactionOut, description="What a dry run would have recorded.")
 @blueprint.response(201, TransactionOut, headers=LOCATION_HEADER)
 @blueprint.errors(*REFUSALS)
@@ -81,7 +81,7 @@ def create_transaction(query: dict[str, Any], data: dict[str, Any], *, key: Requ
 @blueprint.route("/transactions/batch", methods=["POST"])
 @blueprint.arguments(DryRunQuery, location="query")
 @blueprint.arguments(BatchIn)
-@blueprint.idempotent
+@blueprint.idempotent()
 @blueprint.response(200, BatchOut, description="What a dry run would have recorded.")
 @blueprint.response(201, BatchOut, headers=LOCATION_HEADER)
 @blueprint.errors(errors.BatchRejected)
@@ -94,7 +94,7 @@ def create_batch(query: dict[str, Any], data: dict[str, Any], *, key: RequestKey
 @blueprint.route("/transactions/batch/<uuid:batch_id>/reversal", methods=["POST"])
 @blueprint.arguments(DryRunQuery, location="query")
 @blueprint.arguments(ReversalIn, required=False)
-@blueprint.idempotent
+@blueprint.idempotent()
 @blueprint.response(200, BatchOut, description="What a dry run would have recorded.")
 @blueprint.response(201, BatchOut, headers=LOCATION_HEADER)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.BatchRejected)
@@ -128,7 +128,7 @@ def get_transaction(transaction_id: int) -> Any:
 @blueprint.route("/transactions/<id:transaction_id>/reversal", methods=["POST"])
 @blueprint.arguments(DryRunQuery, location="query")
 @blueprint.arguments(ReversalIn, required=False)
-@blueprint.idempotent
+@blueprint.idempotent()
 @blueprint.response(200, TransactionOut, description="What a dry run would have recorded.")
 @blueprint.response(201, TransactionOut, headers=LOCATION_HEADER)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.InsufficientStock)

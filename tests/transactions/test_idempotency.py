@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from sqlalchemy import select, union_all
 
 from inventory import create_app
 from inventory.db import db
 from inventory.engines import begin_write, hold
+from inventory.idempotency import fingerprint
+from inventory.transactions.models import Batch, Transaction
 from tests import postgresql
 from tests.builders import (
     assert_ledger_is_sound,
@@ -177,6 +181,38 @@ def test_keys_that_differ_in_case_are_two_keys(client: FlaskClient, shop: Shop) 
     post = DOORS["transaction"](shop)
     accepted(post.send(client, "key"))
     accepted(post.send(client, "KEY"))
+
+
+# What a request is known by at each door. The hashes of these stand in ledgers: a release that alters one no longer
+# knows the keys again that clients have used.
+CANONICAL = {
+    "transaction": r"""["POST","/transactions",[{"dry_run":false},{"notes":"two\nlines","product_id":1,"quantity":4,"""
+    """"reference":"A-1","transaction_type":"sale"}]]""",
+    "batch": """["POST","/transactions/batch",[{"dry_run":false},{"lines":["""
+    """{"product_id":1,"quantity":3,"transaction_type":"sale"},"""
+    """{"product_id":2,"quantity":4,"reference":"B","transaction_type":"purchase"},"""
+    """{"product_id":1,"quantity":-1,"reason":"other","transaction_type":"adjustment"}]}]]""",
+    "reversal": """["POST","/transactions/3/reversal",[{"dry_run":false},{"notes":"came back"}]]""",
+    "count": """["POST","/products/1/counts",[{"dry_run":false},{"counted_quantity":90,"expected_quantity":97}]]""",
+    "product": """["POST","/products",[{"category_id":1,"is_active":true,"name":"Washer","price":"2.5","""
+    """"quantity_on_hand":30,"reorder_point":10,"sku":"WASHER"}]]""",
+    "import": f"""["POST","/import/products",[{{"dry_run":false,"mode":"upsert"}},"""
+    f""""{hashlib.sha256(FILE.encode()).hexdigest()}"]]""",
+}
+
+
+@pytest.mark.parametrize("door", CANONICAL)
+def test_a_request_is_known_again_by_a_later_release(app: Flask, client: FlaskClient, shop: Shop, door: str) -> None:
+    accepted(DOORS[door](shop).send(client, "k"))
+    with app.app_context():
+        kept = [select(model.fingerprint).where(model.idempotency_key == "k") for model in (Transaction, Batch)]
+        stored = db.session.scalars(union_all(*kept)).one()
+    assert stored == hashlib.sha256(CANONICAL[door].encode()).hexdigest()
+
+
+def test_a_field_that_is_null_is_a_field_left_out() -> None:
+    assert fingerprint([{"a": 1, "b": None, "c": [{"d": None}]}]) == fingerprint([{"a": 1, "c": [{}]}])
+    assert fingerprint([None, 1]) != fingerprint([1, None])
 
 
 # Another request under the same key
@@ -714,6 +750,17 @@ def test_where_keys_are_required_a_product_without_stock_needs_none(strict: Flas
     assert strict.post("/products", json=facts).status_code == 201
     bad_key = {"Idempotency-Key": ""}
     assert refusal(strict.post("/products", json=facts, headers=bad_key)) == (400, "invalid_idempotency_key")
+
+
+@pytest.mark.parametrize("door", [name for name in DOORS if name != "product"])
+def test_a_dry_run_refuses_a_bad_key_and_uses_no_good_one(
+    app: Flask, client: FlaskClient, shop: Shop, door: str
+) -> None:
+    post = DOORS[door](shop)
+    with nothing_changes(app):
+        assert refusal(post.send(client, "a b", dry_run="true")) == (400, "invalid_idempotency_key")
+        accepted(post.send(client, "k", dry_run="true"))
+    accepted(post.send(client, "k"))
 
 
 def test_a_replay_marks_no_other_answer(client: FlaskClient, shop: Shop) -> None:
