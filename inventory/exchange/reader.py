@@ -6,10 +6,9 @@ import csv
 import heapq
 import io
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from marshmallow import ValidationError
 
@@ -19,7 +18,7 @@ from inventory.exchange import cells
 from inventory.exchange.schemas import PRODUCT_COLUMNS, ProductRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 DELIMITERS = ",;\t"
 REPORTED = 100
@@ -74,8 +73,17 @@ class ProductFile:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.schema = ProductRow()
+        # An empty name makes a private database on disk: SKUs seen so far take no memory, however many.
+        self.seen = sqlite3.connect("")
+        self.seen.execute("CREATE TABLE skus (sku TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
 
-    def rows(self, problems: Problems) -> Iterator[ParsedRow]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.seen.close()
+
+    def rows(self, problems: Problems) -> Generator[ParsedRow]:
         """Every row that is sound by itself; what is wrong with the others goes to ``problems``."""
         self.file.seek(0)
         text = io.TextIOWrapper(self.file, encoding="utf-8-sig", newline="")
@@ -104,16 +112,17 @@ class ProductFile:
     def check(self, problems: Problems) -> int:
         """Look for problems in the whole file without touching the database. Returns the number of sound rows."""
         count = 0
-        # An empty name makes a private database on disk: SKUs seen so far take no memory, however many.
-        with closing(sqlite3.connect("")) as seen:
-            seen.execute("CREATE TABLE skus (sku TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
-            for row in self.rows(problems):
-                count += 1
-                key = fold(row.values["sku"])
-                if seen.execute("INSERT OR IGNORE INTO skus VALUES (?, ?)", (key, row.number)).rowcount == 0:
-                    (first,) = seen.execute("SELECT row FROM skus WHERE sku = ?", (key,)).fetchone()
-                    problems.add(row.number, "sku", f"The same SKU as in row {first}.")
+        for row in self.rows(problems):
+            count += 1
+            key = fold(row.values["sku"])
+            if self.seen.execute("INSERT OR IGNORE INTO skus VALUES (?, ?)", (key, row.number)).rowcount == 0:
+                (first,) = self.seen.execute("SELECT row FROM skus WHERE sku = ?", (key,)).fetchone()
+                problems.add(row.number, "sku", f"The same SKU as in row {first}.")
         return count
+
+    def skus(self) -> Iterator[str]:
+        """The folded SKUs of a file that was checked, in no order of the file's."""
+        return (sku for (sku,) in self.seen.execute("SELECT sku FROM skus"))
 
 
 def cell_message(message: str) -> str:

@@ -119,11 +119,7 @@ def guarded_update(*, only_active: bool, expecting: bool, counting: bool) -> Exe
 
 def explain_refusal(product_id: int, movement: Movement) -> None:
     """Lock the product and raise what stands in the movement's way, if anything still does."""
-    product = db.session.execute(
-        select(PRODUCTS.c.quantity_on_hand, PRODUCTS.c.is_active)
-        .where(PRODUCTS.c.id == product_id)
-        .with_for_update(key_share=True)
-    ).one_or_none()
+    product = lock_one(product_id)
     if product is None:
         raise errors.UnknownProduct
     if not product.is_active and movement.transaction_type != "adjustment":
@@ -195,10 +191,10 @@ def count(product_id: int, data: Mapping[str, Any], key: RequestKey | None = Non
     if earlier is not None:
         return queries.get(earlier.transaction_id)
     facts = dict(data)
-    available = lock([product_id]).get(product_id)
-    if available is None:
+    product = lock_one(product_id)
+    if product is None:
         raise errors.ProductNotFound
-    units = difference(facts.pop("counted_quantity"), available, field="counted_quantity")
+    units = difference(facts.pop("counted_quantity"), product.quantity_on_hand, field="counted_quantity")
     return record(product_id, Movement("adjustment", units, reason="count", **facts), key=key)
 
 
@@ -210,17 +206,17 @@ def difference(wanted: int, available: int, *, field: str) -> int:
     return units
 
 
-def lock(product_ids: Iterable[int]) -> dict[int, int]:
-    """Lock products until this transaction ends, in the one order that keeps two such locks from a deadlock.
-
-    Returns the stock of those that exist.
-    """
-    stock: dict[int, int] = {}
-    statement = select(Product.id, Product.quantity_on_hand).order_by(Product.id).with_for_update(key_share=True)
+def lock(product_ids: Iterable[int]) -> None:
+    """Lock products until this transaction ends, in the one order that keeps two such locks from a deadlock."""
+    statement = select(Product.id).order_by(Product.id).with_for_update(key_share=True)
     for ids in in_parts(sorted(set(product_ids))):
-        rows = db.session.execute(statement.where(Product.id.in_(ids)))
-        stock |= {row.id: row.quantity_on_hand for row in rows}
-    return stock
+        db.session.execute(statement.where(Product.id.in_(ids)))
+
+
+def lock_one(product_id: int) -> Row[*tuple[Any, ...]] | None:
+    """Lock a product until this transaction ends. Returns its stock and whether it is active, or None."""
+    statement = select(PRODUCTS.c.quantity_on_hand, PRODUCTS.c.is_active).where(PRODUCTS.c.id == product_id)
+    return db.session.execute(statement.with_for_update(key_share=True)).one_or_none()
 
 
 def in_parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:

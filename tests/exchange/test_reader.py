@@ -13,18 +13,23 @@ from inventory.exchange.reader import Problems, ProductFile
 from tests.exchange.files import COLUMNS, NEW
 
 
+def product_file(file: str | bytes) -> ProductFile:
+    return ProductFile(io.BytesIO(file.encode() if isinstance(file, str) else file))
+
+
 def read(file: str | bytes) -> list[dict[str, Any]]:
     """What a sound file says, row by row."""
-    content = io.BytesIO(file.encode() if isinstance(file, str) else file)
     problems = Problems()
-    rows = [row.values for row in ProductFile(content).rows(problems)]
+    with product_file(file) as source:
+        rows = [row.values for row in source.rows(problems)]
     assert problems.first == []
     return rows
 
 
 def check(file: str | bytes) -> None:
     problems = Problems()
-    ProductFile(io.BytesIO(file.encode() if isinstance(file, str) else file)).check(problems)
+    with product_file(file) as source:
+        source.check(problems)
     problems.refuse_any()
 
 
@@ -72,8 +77,8 @@ def test_a_byte_order_mark_is_no_part_of_the_header() -> None:
 
 
 def test_a_file_can_be_read_more_than_once() -> None:
-    file = ProductFile(io.BytesIO("\ufeffsku\nA\n".encode()))
-    assert [row.values for _time in range(2) for row in file.rows(Problems())] == [{"sku": "A"}, {"sku": "A"}]
+    with product_file("\ufeffsku\nA\n") as file:
+        assert [row.values for _time in range(2) for row in file.rows(Problems())] == [{"sku": "A"}, {"sku": "A"}]
 
 
 def test_columns_may_stand_in_any_order_and_case() -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.schema import CreateTable
 
 from inventory.db import db
+from inventory.exchange import importer
 from tests.clients import HttpClient, post_all
 from tests.reliability import tutorial
 from tests.reliability.audit import assert_sound, drift
@@ -257,8 +258,12 @@ def all_kinds_of_postings(url: str, count: int) -> list[Posting]:
 def test_batches_in_any_order_never_meet_in_a_deadlock(server: Gunicorn, app: Flask, report: Report) -> None:
     """Batches, their reversals and imports take the same products in random order; none is refused or fails."""
     product_ids = stock_products(server.url, 15)
+    # An import reads its file in parts; with these it has more than one, and products of the batches in each.
+    others = [f"OTHER-{number}" for number in range(2 * importer.CHUNK)]
     with HttpClient(server.url) as client:
         skus = {product["id"]: product["sku"] for product in client.get("/products").json}
+        rows = [f"{sku},Other,1,Other,1" for sku in others]
+        expect_success(client, "/import/products", file="\n".join(["sku,name,price,category,quantity_on_hand", *rows]))
     workers, wanted = 10, scaled(500)
 
     def record(number: int) -> Counter[str]:
@@ -273,7 +278,8 @@ def test_batches_in_any_order_never_meet_in_a_deadlock(server: Gunicorn, app: Fl
                     send(f"/transactions/batch/{batch['batch_id']}/reversal")
                     done["reversals"] += 1
                 if random.random() < 0.05:
-                    rows = [f"{sku},{random.randrange(10**6)}" for sku in random.sample(list(skus.values()), 10)]
+                    named = random.sample([*skus.values(), *others], len(skus) + len(others))
+                    rows = [f"{sku},{random.randrange(10**6)}" for sku in named]
                     send("/import/products", file="\n".join(["sku,quantity_on_hand", *rows]))
                     done["imports"] += 1
         return done
