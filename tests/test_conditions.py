@@ -257,12 +257,31 @@ def test_a_sale_in_between_makes_a_products_tag_stale(app: Flask, client: FlaskC
         assert refusal(client.delete(address, headers={"If-Match": seen})) == STALE
 
 
-def test_a_sale_in_between_leaves_a_categorys_own_facts_as_they_were(client: FlaskClient) -> None:
+def test_a_sale_in_between_makes_the_tag_of_its_category_a_stale_one(app: Flask, client: FlaskClient) -> None:
     home = category(client)["id"]
     bolt = product(client, category_id=home, quantity_on_hand=5)["id"]
     seen = tag(client, f"/categories/{home}")
     transaction(client, bolt, "sale", 1)
-    assert change(client, f"/categories/{home}", seen, name="Steel").status_code == 200
+    with nothing_changes(app):
+        assert refusal(change(client, f"/categories/{home}", seen, name="Steel")) == STALE
+    assert change(client, f"/categories/{home}", tag(client, f"/categories/{home}"), name="Steel").status_code == 200
+
+
+@each_resource
+def test_a_change_answers_the_tag_that_a_reader_finds(client: FlaskClient, resource: str) -> None:
+    address = make(client, resource)
+    if resource == "category":
+        product(client, category_id=int(address.rpartition("/")[2]))
+    response = client.patch(address, json={"description": "new"})
+    assert response.headers["ETag"] == tag(client, address)
+
+
+@each_resource
+@pytest.mark.parametrize("tags", ['""', '"2.zzz"', '"1-0", "x"', "W/"])
+def test_a_tag_that_was_never_given_is_a_stale_one(app: Flask, client: FlaskClient, resource: str, tags: str) -> None:
+    address = make(client, resource)
+    with nothing_changes(app):
+        assert refusal(change(client, address, tags, description="new")) == STALE
 
 
 @each_resource

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import url_for
 
@@ -10,20 +10,39 @@ from inventory import errors
 from inventory.api import Blueprint
 from inventory.categories import service
 from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery
-from inventory.db import db, unit_of_work
+from inventory.db import check_tag, db, unit_of_work
 from inventory.engines import begin_snapshot
 from inventory.headers import etag, if_match
 from inventory.idempotency import fingerprint
 from inventory.openapi import ETAG_HEADER, LOCATION_HEADER
 from inventory.products import service as products
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Row
+
+    from inventory.categories.models import Category
+
 blueprint = Blueprint("categories", __name__, description="What products are grouped by.")
 
+SHOWN = 100
 
-def versions_wanted() -> frozenset[str] | None:
-    """The category's own versions among the tags of If-Match."""
-    tags = if_match()
-    return None if tags is None else frozenset(tag.partition(".")[0] for tag in tags)
+
+def tag_of(category: Category, count: int, members: Sequence[Row[Any]]) -> str:
+    """Names a state of a category: its version, and the products shown with it."""
+    shown = fingerprint([count, [[product.id, products.tag_of(product)] for product in members]])
+    return f"{category.version}.{shown[:16]}"
+
+
+def current_tag(category: Category) -> str:
+    return tag_of(category, *products.of_category(category.id, SHOWN))
+
+
+def check_unchanged(category_id: int) -> None:
+    """Lock the category. Raises CategoryNotFound, and PreconditionFailed if it is in none of the states of If-Match."""
+    category = service.get_for_update(category_id)
+    check_tag(if_match(), current_tag(category))
 
 
 @blueprint.route("/categories")
@@ -43,7 +62,7 @@ def list_categories(query: dict[str, Any]) -> Any:
 def create_category(data: dict[str, Any]) -> Any:
     """Create a category."""
     category = service.create(data)
-    return category, {"Location": url_for(".get_category", category_id=category.id)} | etag(str(category.version))
+    return category, {"Location": url_for(".get_category", category_id=category.id)} | etag(current_tag(category))
 
 
 @blueprint.route("/categories/<id:category_id>")
@@ -54,11 +73,9 @@ def get_category(category_id: int) -> Any:
     """Get a category with its number of products and the first 100 of them."""
     begin_snapshot(db.session())
     category = service.get(category_id)
-    count, members = products.of_category(category_id, 100)
+    count, members = products.of_category(category_id, SHOWN)
     detail = {**vars(category), "product_count": count, "products": members}
-    # The tag covers the products shown as well; what stands before the point is the category's own version.
-    shown = fingerprint([count, [[product.id, products.tag_of(product)] for product in members]])
-    return detail, etag(f"{category.version}.{shown[:16]}")
+    return detail, etag(tag_of(category, count, members))
 
 
 @blueprint.route("/categories/<id:category_id>", methods=["PUT", "PATCH"])
@@ -69,8 +86,9 @@ def get_category(category_id: int) -> Any:
 @unit_of_work
 def update_category(data: dict[str, Any], category_id: int) -> Any:
     """Change the fields that are sent; PUT and PATCH do the same."""
-    category = service.update(category_id, data, versions_wanted())
-    return category, etag(str(category.version))
+    check_unchanged(category_id)
+    category = service.update(category_id, data)
+    return category, etag(current_tag(category))
 
 
 @blueprint.route("/categories/<id:category_id>", methods=["DELETE"])
@@ -80,4 +98,5 @@ def update_category(data: dict[str, Any], category_id: int) -> Any:
 @unit_of_work
 def delete_category(category_id: int) -> None:
     """Delete a category that has no products."""
-    service.delete(category_id, versions_wanted())
+    check_unchanged(category_id)
+    service.delete(category_id)

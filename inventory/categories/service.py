@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
 from inventory.categories.models import Category
-from inventory.db import check_tag, db, fold
+from inventory.db import db, fold
 from inventory.pages import Page, PageRequest, paginate
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ def get(category_id: int) -> Category:
     return category
 
 
-def get_for_update(category_id: int, tags: frozenset[str] | None = None) -> Category:
-    """The category, locked until this transaction ends. Raises CategoryNotFound, PreconditionFailed."""
+def get_for_update(category_id: int) -> Category:
+    """The category, locked until this transaction ends. Raises CategoryNotFound."""
     category = db.session.get(Category, category_id, with_for_update={"key_share": True}, populate_existing=True)
     if category is None:
         raise errors.CategoryNotFound
-    check_tag(tags, str(category.version))
     return category
 
 
@@ -47,9 +46,9 @@ def create(data: Mapping[str, Any]) -> Category:
     return saved(category)
 
 
-def update(category_id: int, changes: Mapping[str, Any], tags: frozenset[str] | None = None) -> Category:
-    """Change the fields given. Raises CategoryNotFound, DuplicateCategory, PreconditionFailed."""
-    category = get_for_update(category_id, tags)
+def update(category_id: int, changes: Mapping[str, Any]) -> Category:
+    """Change the fields given. Raises CategoryNotFound, DuplicateCategory."""
+    category = get_for_update(category_id)
     if "name" in changes:
         refuse_duplicate(changes["name"], other_than=category_id)
     for name, value in changes.items():
@@ -64,9 +63,9 @@ def saved(category: Category) -> Category:
     return category
 
 
-def delete(category_id: int, tags: frozenset[str] | None = None) -> None:
-    """Delete an empty category. Raises CategoryNotFound, CategoryNotEmpty, PreconditionFailed."""
-    db.session.delete(get_for_update(category_id, tags))
+def delete(category_id: int) -> None:
+    """Delete an empty category. Raises CategoryNotFound, CategoryNotEmpty."""
+    db.session.delete(get_for_update(category_id))
     try:
         db.session.flush()
     except IntegrityError:  # all that a DELETE here can violate is the products' foreign key
