@@ -21,8 +21,6 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 from inventory.db import Base, BigId, Money, UtcDateTime, fold, folded
 
 MAX_STOCK = 10**12
-# A product's own time: the clock's, taken while the row is locked, but never before its latest change.
-ROW_CLOCK = func.greatest(literal_column("updated_at"), func.clock_timestamp())
 
 
 class Product(Base):
@@ -66,7 +64,11 @@ class Product(Base):
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     last_counted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=func.clock_timestamp())
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=func.clock_timestamp(), onupdate=ROW_CLOCK)
+    updated_at: Mapped[datetime] = mapped_column(
+        UtcDateTime,
+        default=func.clock_timestamp(),
+        onupdate=func.greatest(literal_column("updated_at"), func.clock_timestamp()),
+    )
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's own form
 

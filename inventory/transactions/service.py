@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, bindparam, insert, select, update
 
 from inventory import errors
 from inventory.db import db, fold, write_position
-from inventory.products.models import MAX_STOCK, ROW_CLOCK, Product
+from inventory.products.models import MAX_STOCK, Product
 from inventory.schemas import MAX_QUANTITY
 from inventory.transactions import queries
 from inventory.transactions.idempotency import claim
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)
+# The moment of a count is that of its row.
+NOTE_COUNT = (
+    update(PRODUCTS)
+    .where(PRODUCTS.c.id == bindparam("counted_id"))
+    .values(last_counted_at=bindparam("moment"), updated_at=bindparam("moment"))
+)
 WRITE_ROW = insert(LEDGER).values(xid=write_position()).returning(*queries.COLUMNS)
 TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
 # SQLite's usual bound is 32,766 and PostgreSQL's 65,535.
@@ -63,6 +69,9 @@ def record(
         # The stock changed between the two statements so that the movement is possible now; the row is locked.
         moved = move_stock(product_id, movement)
         assert moved is not None  # noqa: S101
+    if movement.reason == "count":
+        moment = {"counted_id": product_id, "moment": moved.updated_at}
+        db.session.execute(NOTE_COUNT, moment)
     facts = {
         "product_id": product_id,
         "sku": moved.sku,
@@ -91,14 +100,13 @@ def move_stock(product_id: int, movement: Movement) -> Row[Any] | None:
     statement = guarded_update(
         only_active=movement.transaction_type != "adjustment",
         expecting=movement.expected_quantity is not None,
-        counting=movement.reason == "count",
     )
     facts = {"moved_id": product_id, "delta": movement.delta, "expected_quantity": movement.expected_quantity}
     return db.session.execute(statement, facts).one_or_none()
 
 
 @cache
-def guarded_update(*, only_active: bool, expecting: bool, counting: bool) -> Executable:
+def guarded_update(*, only_active: bool, expecting: bool) -> Executable:
     """Built once for each kind of movement, as building it takes several times as long as running it."""
     after = PRODUCTS.c.quantity_on_hand + bindparam("delta", type_=BigInteger)
     guarded = update(PRODUCTS).where(PRODUCTS.c.id == bindparam("moved_id"), after >= 0, after <= MAX_STOCK)
@@ -106,8 +114,6 @@ def guarded_update(*, only_active: bool, expecting: bool, counting: bool) -> Exe
         guarded = guarded.where(PRODUCTS.c.is_active)
     if expecting:
         guarded = guarded.where(PRODUCTS.c.quantity_on_hand == bindparam("expected_quantity"))
-    if counting:
-        guarded = guarded.values(last_counted_at=ROW_CLOCK)
     return guarded.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1).returning(
         PRODUCTS.c.sku,
         PRODUCTS.c.quantity_on_hand,

@@ -74,7 +74,7 @@ def test_a_count_that_agrees_leaves_a_row_and_its_moment(client: FlaskClient) ->
     after = read(client, bolt)
     assert (row["quantity"], row["delta"], row["balance_after"]) == (0, 0, 10)
     assert after["transactions"][0] == row
-    assert after["last_counted_at"] is not None
+    assert after["last_counted_at"] == row["created_at"]
     assert after["quantity_on_hand"] == 10
 
 
