@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import sys
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ except ImportError:  # no wheel for this platform
 from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -190,6 +191,20 @@ def snapshot_options(dialect: str) -> dict[str, Any]:
     return {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
+@contextmanager
+def unlimited_snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection that reads one moment of the database, and takes the time that it needs for it."""
+    with engine.connect() as connection:
+        snapshot = connection.execution_options(**snapshot_options(engine.dialect.name))
+        lift_time_limit(snapshot)
+        yield snapshot
+
+
+def lift_time_limit(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
 def begin_migration(connection: Connection) -> None:
     """Let migrations run one after another, since replicas start together, and take the time that they need.
 
@@ -197,7 +212,7 @@ def begin_migration(connection: Connection) -> None:
     hold for longer than the lock timeout, rather than have every request queue behind it.
     """
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        lift_time_limit(connection)
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
         connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")

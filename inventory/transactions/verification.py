@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import String, exists, func, select, type_coerce
 from sqlalchemy.orm import aliased
 
 from inventory.db import db
-from inventory.engines import snapshot_options
+from inventory.engines import unlimited_snapshot
 from inventory.products.models import Product
 from inventory.transactions.models import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import Connection, Row, Select
 
 CHUNK = 1_000
 Reversed = aliased(Transaction)
@@ -50,15 +51,13 @@ def verify(
     ``report`` is called with each finding, ``progress`` with the number of ledger rows done since its last call.
     """
     verdict = Verdict()
-    engine = db.engine
-    with engine.connect() as connection:
-        snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
-        for _product_id, rows in groupby(snapshot.execute(select_rows(product_id)), key=attrgetter("product_id")):
+    with unlimited_snapshot(db.engine) as snapshot:
+        for _product_id, rows in groupby(stream(snapshot, select_rows(product_id)), key=attrgetter("product_id")):
             verdict.products += 1
             for found in check(counted(rows, verdict, progress)):
                 verdict.findings += 1
                 report(found)
-        for row in counted(snapshot.execute(select_strays(product_id)), verdict, progress):
+        for row in counted(stream(snapshot, select_strays(product_id)), verdict, progress):
             verdict.findings += 1
             report(finding(row, row.seq, "belongs to a product that is not there"))
     return verdict
@@ -69,7 +68,8 @@ def count_rows(product_id: int | None) -> int:
     statement = select(func.count()).select_from(Transaction)
     if product_id is not None:
         statement = statement.where(Transaction.product_id == product_id)
-    return db.session.scalar(statement) or 0
+    with unlimited_snapshot(db.engine) as snapshot:
+        return snapshot.scalar(statement) or 0
 
 
 def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
@@ -85,7 +85,8 @@ def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
             Transaction.quantity,
             Transaction.delta,
             Transaction.balance_after,
-            Transaction.created_at,
+            # As it is stored, for what is no time would end the reading.
+            type_coerce(Transaction.created_at, String).label("created_at"),
             Transaction.reverses_id,
             Reversed.product_id.label("reversed_product_id"),
             Reversed.delta.label("reversed_delta"),
@@ -99,6 +100,10 @@ def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
         .order_by(Product.id, Transaction.seq)
     )
     return statement if product_id is None else statement.where(Product.id == product_id)
+
+
+def stream(snapshot: Connection, statement: Select[*tuple[Any, ...]]) -> Iterable[Row[Any]]:
+    return snapshot.execution_options(yield_per=CHUNK).execute(statement)
 
 
 def select_strays(product_id: int | None) -> Select[*tuple[Any, ...]]:
@@ -125,15 +130,32 @@ def check(rows: Iterator[Row[Any]]) -> Iterator[Finding]:
     balance = total = seq = 0
     earlier = None
     for row in rows:
-        if row.seq is not None:
-            yield from check_row(row, balance, seq, earlier)
-            balance, total, seq, earlier = row.balance_after, total + row.delta, row.seq, row.created_at
+        if row.seq is None:
+            continue
+        if not is_readable(row):
+            yield finding(row, row.seq, "is not made of whole numbers and a time")
+            continue
+        yield from check_row(row, balance, seq, earlier)
+        balance, total, seq, earlier = row.balance_after, total + row.delta, row.seq, row.created_at
     sums = {"the last balance_after": balance, "the sum of the deltas": total}
     for name, value in sums.items():
         if row.quantity_on_hand != value:
             yield finding(row, None, f"quantity_on_hand is {row.quantity_on_hand}, but {name} is {value}")
     if row.last_seq != seq:
         yield finding(row, None, f"last_seq is {row.last_seq}, but the ledger ends at {seq}")
+
+
+def is_readable(row: Row[Any]) -> bool:
+    """SQLite's columns hold anything, once a file is damaged or edited by hand."""
+    numbers = (row.seq, row.quantity, row.delta, row.balance_after)
+    return all(type(number) is int for number in numbers) and is_moment(row.created_at)
+
+
+def is_moment(value: Any) -> bool:
+    try:
+        return isinstance(value, datetime) or bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def check_row(row: Row[Any], balance: int, seq: int, earlier: Any) -> Iterator[Finding]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TYPE_CHECKING
@@ -19,8 +22,8 @@ from inventory.engines import begin_write
 from inventory.transactions import verification
 from tests.builders import body, category, product, transaction
 from tests.commands import flask
-from tests.conftest import migrate
-from tests.servers import free_port
+from tests.conftest import migrate, on_postgresql, on_sqlite
+from tests.servers import ROOT, free_port
 from tests.transactions.doors import line
 
 if TYPE_CHECKING:
@@ -306,6 +309,21 @@ def test_damage_is_found_and_said(app: Flask, database_url: str, kind: str) -> N
     assert sorted(findings(app), key=str) == sorted(problems, key=str)
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    "damage", ["delta = 'abc'", "delta = 5.5", "quantity = x'00'", "balance_after = ''", "created_at = 'garbage'"]
+)
+@pytest.mark.usefixtures("shop")
+def test_a_row_that_cannot_be_read_is_a_finding_like_any_other(app: Flask, database_url: str, damage: str) -> None:
+    tamper(database_url, f"UPDATE transactions SET {damage} WHERE id = 3")
+    assert sorted(findings(app), key=str) == [
+        (1, 3, "is not made of whole numbers and a time"),
+        (1, 4, "balance_after is 15, but 7 and 3 make 10"),
+        (1, 4, "follows seq 2"),
+        (1, None, "quantity_on_hand is 15, but the sum of the deltas is 10"),
+    ]
+
+
 @pytest.mark.usefixtures("shop")
 def test_a_moment_shared_by_two_rows_is_sound(app: Flask, database_url: str) -> None:
     moment = "SELECT max(created_at) FROM transactions"
@@ -375,6 +393,15 @@ def test_an_unknown_product_cannot_be_checked(app: Flask) -> None:
 @pytest.mark.parametrize("arguments", [["--product", "x"], ["--product", "0"], ["--nonsense"], ["too much"]])
 def test_wrong_usage_is_no_verdict(app: Flask, arguments: list[str]) -> None:
     assert verify(app, *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("settings", [{"DATABASE_URL": "nonsense"}, {"INVENTORY_WORKERS": "0"}])
+def test_with_a_wrong_setting_nothing_can_be_checked(settings: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("inventory: cannot start, wrong setting: ")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.fixture
@@ -452,6 +479,17 @@ def test_it_finds_nothing_while_the_service_is_busy(app: Flask, client: FlaskCli
         finished.set()
         assert looking.result() > 0
     assert findings(app) == []
+
+
+@on_postgresql
+def test_it_takes_the_time_that_it_needs(app: Flask, client: FlaskClient, database_url: str) -> None:
+    """A statement over the whole ledger may take longer than one of a request."""
+    lengthen(app, product(client)["id"], 100_000)
+    brief = create_app({"DATABASE_URL": database_url, "TESTING": True, "INVENTORY_STATEMENT_TIMEOUT_MS": 60})
+    result = verify(brief)
+    with brief.app_context():
+        db.engine.dispose()
+    assert (result.exit_code, result.stdout) == (0, "products: 1, transactions: 100000, findings: 0\n")
 
 
 # Memory
