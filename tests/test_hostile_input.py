@@ -18,6 +18,8 @@ import pytest
 from sqlalchemy import func, select
 
 from inventory.db import Base, db
+from inventory.transactions.models import Transaction
+from inventory.transactions.queries import feed_cursor
 from tests import builders, hostile
 from tests.contract import (
     OPERATIONS,
@@ -249,10 +251,12 @@ def sorting_columns(operation: Operation) -> list[str | None]:
 
 
 def a_cursor(attack: Attack, sound: Sound, query: dict[str, str]) -> str:
-    """A sound cursor: the next page's, or for the feed, whose rows may be held back a while, one from long ago."""
+    """A sound cursor: the next page's, or for the feed, whose rows may be held back a while, that of the first row."""
     name = cursor_of(sound.operation)
     if name == "after":
-        return hostile.encoded(["feed", 1, 1])
+        columns = (Transaction.xid, Transaction.id, Transaction.created_at)
+        with attack.client.application.app_context():
+            return feed_cursor(db.session.execute(select(*columns).order_by(Transaction.id).limit(1)).one())
     link = re.search(rf'{name}=([\w-]+)>; rel="next"', sound.send(attack.client, query=query).headers["Link"])
     assert link
     return link[1]

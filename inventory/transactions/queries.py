@@ -99,8 +99,7 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | Non
 
     A position is a transaction number, no lower than the writing transaction's own, and the row's id. Only positions
     below the oldest transaction that is still running are shown, since it might yet add rows; so a row is late by the
-    longest write, never lost.
-    Raises InvalidCursor.
+    longest write, never lost. Raises InvalidCursor.
     """
     start = (0, 0) if after is None else feed_position(after)
     position = tuple_(Transaction.xid, Transaction.id)
@@ -108,13 +107,24 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | Non
         position > tuple_(*start), Transaction.xid < settled_before()
     )
     found = db.session.execute(statement.order_by(Transaction.xid, Transaction.id).limit(limit)).all()
-    rows = [{**row._mapping, "cursor": pack(["feed", row.xid, row.id])} for row in found]  # noqa: SLF001
+    rows = [{**row._mapping, "cursor": feed_cursor(row)} for row in found]  # noqa: SLF001
     return rows, rows[-1]["cursor"] if rows else after
 
 
+def feed_cursor(row: Row[*tuple[Any, ...]]) -> str:
+    return pack(["feed", row.xid, row.id, row.created_at])
+
+
 def feed_position(cursor: str) -> tuple[int, int]:
-    """Transaction number and row id. Raises InvalidCursor."""
+    """Transaction number and id of the cursor's row. Raises InvalidCursor.
+
+    Rows stay for ever, so a cursor whose row is not there is of another ledger, or of this one before it was put back
+    to an older copy. To go on from it would pass over rows that have been written since.
+    """
     match unpack(cursor):
-        case ["feed", xid, row_id] if all(type(number) is int and 0 <= number <= MAX_ID for number in (xid, row_id)):
-            return xid, row_id
+        case ["feed", _, row_id, _] if type(row_id) is int and 0 <= row_id <= MAX_ID:
+            columns = (Transaction.xid, Transaction.id, Transaction.created_at)
+            row = db.session.execute(select(*columns).where(Transaction.id == row_id)).one_or_none()
+            if row is not None and feed_cursor(row) == cursor:
+                return row.xid, row.id
     raise errors.InvalidCursor

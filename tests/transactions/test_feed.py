@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,17 @@ import orjson
 import psycopg
 import pytest
 
+from inventory import create_app
+from inventory.db import db
+from inventory.pages import unpack
 from tests import postgresql
 from tests.builders import listed, nothing_changes, product, refusal, refused_fields, transaction
-from tests.conftest import on_postgresql
+from tests.conftest import on_postgresql, on_sqlite
 from tests.transactions.doors import line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flask import Flask
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
@@ -221,6 +228,7 @@ def packed(position: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
 
 
+MOMENT = "2026-01-01T00:00:00+00:00"
 BAD_CURSORS = {
     "empty": "",
     "no base64": "a b",
@@ -230,16 +238,16 @@ BAD_CURSORS = {
     "a number": packed(7),
     "an object": packed({"feed": 1}),
     "another list": packed(["page", 0, 1]),
-    "too short": packed(["feed", 1]),
-    "too long": packed(["feed", 0, 1, 2]),
-    "text for numbers": packed(["feed", "0", "1"]),
-    "fractions": packed(["feed", 0.0, 1.5]),
-    "nulls": packed(["feed", None, None]),
-    "flags": packed(["feed", False, True]),
-    "one flag": packed(["feed", 0, True]),
-    "a flag first": packed(["feed", False, 1]),
-    "a transaction past 63 bits": packed(["feed", 2**63, 1]),
-    "an id past 63 bits": packed(["feed", 0, 2**63]),
+    "too short": packed(["feed", 0, 1]),
+    "too long": packed(["feed", 0, 1, MOMENT, 2]),
+    "text for an id": packed(["feed", 0, "1", MOMENT]),
+    "a fraction for an id": packed(["feed", 0, 1.0, MOMENT]),
+    "no id": packed(["feed", 0, None, MOMENT]),
+    "a flag for an id": packed(["feed", 0, True, MOMENT]),
+    "an id past 63 bits": packed(["feed", 0, 2**63, MOMENT]),
+    "an id below 0": packed(["feed", 0, -1, MOMENT]),
+    "a row that is not there": packed(["feed", 0, 2**63 - 1, MOMENT]),
+    "a row at another time": packed(["feed", 0, 1, MOMENT]),
 }
 
 
@@ -263,9 +271,38 @@ def test_the_cursor_of_a_list_is_none_of_the_feed_and_the_other_way_round(client
     assert refusal(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
 
 
-def test_a_cursor_at_the_end_of_all_numbers_finds_nothing(client: FlaskClient) -> None:
-    product(client, quantity_on_hand=10)
-    assert read(client, packed(["feed", 2**63 - 1, 2**63 - 1])) == []
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_cursor_that_differs_from_its_row_in_anything_is_refused(client: FlaskClient, part: int) -> None:
+    bolt = product(client, quantity_on_hand=10)["id"]
+    transaction(client, bolt, "sale", 1)
+    poller = Poller(client)
+    poller.poll_until(2)
+    first, second = (unpack(row["cursor"]) for row in poller.seen)
+    assert len(read(client, packed(first))) == 1
+    first[part] = second[part] if first[part] != second[part] else first[part] + 1
+    assert refusal(client.get(f"/transactions/feed?after={packed(first)}")) == (400, "invalid_cursor")
+
+
+@on_sqlite
+def test_a_poller_is_told_that_a_ledger_was_put_back_to_an_older_copy(
+    client: FlaskClient, database_url: str, tmp_path: Path
+) -> None:
+    """Else it would pass over the rows that were written since under numbers that it had seen."""
+    bolt = product(client, quantity_on_hand=10)["id"]
+    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as live:
+        live.execute("VACUUM INTO ?", [str(tmp_path / "copy.db")])
+    transaction(client, bolt, "sale", 1)
+    poller = Poller(client)
+    poller.poll_until(2)
+    restored = create_app({"DATABASE_URL": f"sqlite:///{tmp_path / 'copy.db'}", "TESTING": True})
+    other = restored.test_client()
+    for quantity in (2, 3):
+        transaction(other, bolt, "sale", quantity)
+    assert len(read(other, poller.seen[0]["cursor"])) == 2
+    response = other.get("/transactions/feed", query_string={"after": poller.seen[1]["cursor"]})
+    assert refusal(response) == (400, "invalid_cursor")
+    with restored.app_context():
+        db.engine.dispose()
 
 
 @pytest.mark.parametrize(
