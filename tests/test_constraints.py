@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from inventory.categories.models import Category
 from inventory.db import Base, db
 from inventory.products.models import Product
 from inventory.transactions.models import Batch
-from tests.builders import nothing_changes, product
+from tests.builders import nothing_changes, product, transaction
+from tests.conftest import on_sqlite
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -48,6 +51,30 @@ def test_ledger_rows_are_neither_changed_nor_deleted_by_any_statement(
             with pytest.raises(DBAPIError, match="ledger rows are never updated or deleted"):
                 db.session.execute(text(statement.format(table=table)))
             db.session.rollback()
+
+
+# Each lets the copy of a row collide with it in one key only.
+COLLISIONS = {
+    "id": "seq = 99, reverses_id = NULL, idempotency_key = NULL, fingerprint = NULL, client = NULL",
+    "product and seq": "id = 99, reverses_id = NULL, idempotency_key = NULL, fingerprint = NULL, client = NULL",
+    "reversed row": "id = 99, seq = 99, idempotency_key = NULL, fingerprint = NULL, client = NULL",
+    "idempotency key": "id = 99, seq = 99, reverses_id = NULL",
+}
+
+
+@on_sqlite
+@pytest.mark.parametrize("key", COLLISIONS)
+@pytest.mark.parametrize("verb", ["REPLACE", "INSERT OR REPLACE"])
+def test_no_other_program_replaces_a_row_of_the_ledger(
+    app: Flask, client: FlaskClient, database_url: str, verb: str, key: str
+) -> None:
+    sale = transaction(client, product(client, quantity_on_hand=5)["id"], "sale", 1)["id"]
+    undone = client.post(f"/transactions/{sale}/reversal", headers={"Idempotency-Key": "k"})
+    with nothing_changes(app), closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as plain:
+        plain.execute(f"CREATE TEMP TABLE copy AS SELECT * FROM transactions WHERE id = {undone.get_json()['id']}")
+        plain.execute(f"UPDATE copy SET notes = 'forged', {COLLISIONS[key]}")
+        with pytest.raises(sqlite3.IntegrityError):
+            plain.execute(f"{verb} INTO transactions SELECT * FROM copy")
 
 
 SOUND: dict[str, dict[str, Any]] = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+WITHOUT_EFFECT = {("0003", "postgresql")}  # what it forbids is SQLite's own
 Structure = list[tuple[str, str, Any]]  # kind, name, and the lines of the definition
 STRUCTURE = {
     "sqlite": "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'",
@@ -74,25 +75,26 @@ def stock_up(app: Flask) -> None:
     transaction(client, bolt["id"], "sale", 3, reference="INV-1")
 
 
-def test_one_step_back_and_forth_keeps_data_and_structure(fresh: Flask) -> None:
+def test_the_way_back_and_forth_below_a_ledger_keeps_data_and_structure(fresh: Flask) -> None:
     upgrade(fresh)
     before = structure(fresh)
     stock_up(fresh)
     with nothing_changes(fresh):
-        downgrade(fresh)
+        downgrade(fresh, REVISIONS[0])
         assert structure(fresh) != before
         upgrade(fresh)
     assert structure(fresh) == before
     assert_ledger_is_sound(fresh)
 
 
-def test_every_step_back_undoes_exactly_its_step_forth(fresh: Flask) -> None:
+def test_every_step_back_undoes_exactly_its_step_forth(fresh: Flask, engine_name: str) -> None:
     stages = {}
     for revision in REVISIONS:
         stages[revision] = structure(fresh)
         upgrade(fresh, revision)
     for revision in reversed(REVISIONS):
-        assert structure(fresh) != stages[revision]
+        changed = structure(fresh) != stages[revision]
+        assert changed or (revision, engine_name) in WITHOUT_EFFECT
         downgrade(fresh)
         assert structure(fresh) == stages[revision]
 

@@ -14,9 +14,11 @@ import pytest
 from sqlalchemy import select, union_all
 
 from inventory import create_app
-from inventory.db import db
+from inventory.db import db, unit_of_work
 from inventory.engines import begin_write, hold
-from inventory.idempotency import fingerprint
+from inventory.idempotency import RequestKey, fingerprint
+from inventory.transactions import batches, service
+from inventory.transactions.idempotency import claim
 from inventory.transactions.models import Batch, Transaction
 from tests import postgresql
 from tests.builders import (
@@ -709,6 +711,16 @@ def test_a_key_sent_twice_is_refused(app: Flask, client: FlaskClient, shop: Shop
     with nothing_changes(app):
         response = client.post("/transactions", json=line(shop.bolt, "sale", 1), headers=headers)
     assert refusal(response) == (400, "invalid_idempotency_key")
+
+
+def test_each_client_has_keys_of_its_own(app: Flask, shop: Shop) -> None:
+    facts = line(shop.bolt, "sale", 1)
+    with app.app_context():
+        unit_of_work(service.create)(facts, RequestKey("till", "k", "a sale"))
+        unit_of_work(batches.create)([facts], RequestKey("till", "l", "a batch"))
+        for key, request in (("k", "a sale"), ("l", "a batch")):
+            assert unit_of_work(claim)(RequestKey("till", key, request)) is not None
+            assert unit_of_work(claim)(RequestKey("scanner", key, "another request")) is None
 
 
 # Keys as a must
