@@ -1,9 +1,15 @@
 """gunicorn's settings; the command line still overrides them (``-b``, ``-w``, ``--threads``)."""
 
 import os
+import socket
 from typing import Any
 
+import orjson
+from gunicorn import util
+from werkzeug.http import HTTP_STATUS_CODES
+
 from inventory import create_app
+from inventory.handlers import error_of_status
 
 # Made here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
 settings = create_app().config
@@ -22,6 +28,20 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 # No header of a request decides under which path the application lies.
 forwarder_headers = ""
 control_socket_disable = True
+limit_request_line = 8190
+
+
+def write_envelope(connection: socket.socket, status: int, _reason: str, _details: str) -> None:
+    """Answer what cannot even be read as a request, and so never reaches the application."""
+    error = error_of_status(status)
+    body = orjson.dumps(error.envelope()) + b"\n"
+    head = f"HTTP/1.1 {error.status} {HTTP_STATUS_CODES[error.status]}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    util.write_nonblock(connection, head.encode() + body)
+
+
+# gunicorn has no setting for it, and its own answer is a page of HTML.
+util.write_error = write_envelope
 
 
 def on_starting(server: Any) -> None:

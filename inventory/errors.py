@@ -218,10 +218,22 @@ class PayloadTooLarge(ServiceError):
     default_message = "The body is larger than this address accepts."
 
 
+class UriTooLong(ServiceError):
+    status = 414
+    slug = "uri_too_long"
+    default_message = "The address with its query is longer than 8,000 bytes."
+
+
 class UnsupportedMediaType(ServiceError):
     status = 415
     slug = "unsupported_media_type"
     default_message = "The body must be sent as Content-Type: application/json."
+
+
+class HeadersTooLarge(ServiceError):
+    status = 431
+    slug = "headers_too_large"
+    default_message = "There are too many headers, or one of more than 8,000 bytes."
 
 
 class ValidationFailed(ServiceError):

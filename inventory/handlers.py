@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import flask
@@ -14,22 +16,41 @@ from inventory import database_errors
 from inventory.errors import (
     BadRequest,
     DatabaseBusy,
+    HeadersTooLarge,
     InternalError,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     ServiceError,
     UnsupportedMediaType,
+    UriTooLong,
 )
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
     from flask import Flask, Response
+
+MAX_DRAINED_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 2  # of silence
 
 logger = logging.getLogger(__name__)
 
 BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
-    error.status: error for error in (BadRequest, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
+    error.status: error
+    for error in (
+        BadRequest,
+        NotFound,
+        MethodNotAllowed,
+        PayloadTooLarge,
+        UriTooLong,
+        UnsupportedMediaType,
+        HeadersTooLarge,
+    )
 }
+
+
+def error_of_status(status: int) -> ServiceError:
+    return BY_HTTP_STATUS.get(status, BadRequest if status < 500 else InternalError)()
 
 
 def respond(error: ServiceError) -> Response:
@@ -39,16 +60,28 @@ def respond(error: ServiceError) -> Response:
     return response
 
 
+def drain_body(environ: WSGIEnvironment) -> None:
+    """Read what a client is still sending, within reason: closed too soon, the connection would take the answer along.
+
+    RFC 9112 section 9.6 tells how that comes about.
+    """
+    body, left = environ["wsgi.input"], MAX_DRAINED_BYTES
+    if "gunicorn.socket" in environ:
+        environ["gunicorn.socket"].settimeout(DRAIN_SECONDS)
+    with suppress(ParseException, OSError):
+        while left > 0 and (block := body.read(min(left, 65_536))):
+            left -= len(block)
+
+
 def handle_http_exception(error: HTTPException) -> Response:
     """Errors of Flask and Werkzeug themselves: unknown paths, wrong methods, oversized bodies."""
     if error.code is not None and error.code < 400:
         return flask.make_response(error.get_response())
-    response = respond(
-        BY_HTTP_STATUS.get(error.code or 500, BadRequest if (error.code or 500) < 500 else InternalError)()
-    )
-    allow = dict(error.get_headers()).get("Allow")
-    if allow:
-        response.headers["Allow"] = allow
+    response = respond(error_of_status(error.code or 500))
+    if response.status_code == PayloadTooLarge.status:
+        response.call_on_close(partial(drain_body, flask.request.environ))
+    if allow := dict(error.get_headers()).get("Allow"):
+        response.headers["Allow"] = ", ".join(sorted(allow.split(", ")))
     return response
 
 

@@ -190,6 +190,13 @@ def test_a_thousand_lines_are_taken(app: Flask, client: FlaskClient) -> None:
     assert_ledger_is_sound(app)
 
 
+def test_a_thousand_of_the_longest_lines_are_taken_also_as_python_escapes_them(client: FlaskClient) -> None:
+    bolt = product(client)["id"]
+    longest = line(bolt, "purchase", 10**9, reference="\U0001f529" * 100, notes="\U0001f529" * 500)
+    recorded = batch(client, *[longest] * 1_000)
+    assert recorded["transactions"][-1]["notes"] == "\U0001f529" * 500
+
+
 @pytest.mark.parametrize("count", [0, 1_001])
 def test_no_line_and_more_than_a_thousand_are_refused(app: Flask, client: FlaskClient, count: int) -> None:
     bolt = product(client)["id"]
