@@ -79,5 +79,5 @@ def page_headers(page: Page) -> dict[str, str]:
 
 def page_path(query: Mapping[str, str | int]) -> str:
     """The current request's path and filters with the page's position replaced."""
-    kept = [(name, value) for name, value in flask.request.args.items() if name not in {"skip", "cursor"}]
+    kept = [(name, value) for name, value in flask.request.args.items() if name not in {"skip", "cursor", *query}]
     return f"{flask.request.path}?{urlencode([*kept, *query.items()])}"

@@ -107,7 +107,11 @@ def links(
     if rows and (more or backward):
         found[NEXT] = {"cursor": encode_cursor(order, rows[-1], backward=False)}
     if request.cursor is None and request.skip:
-        found[PREVIOUS] = {"skip": max(0, request.skip - request.limit)}
+        # Near the start fewer rows come before than a page holds.
+        found[PREVIOUS] = {
+            "skip": max(0, request.skip - request.limit),
+            "limit": min(request.skip, request.limit),
+        }
     elif request.cursor is not None and rows and (more or not backward):
         found[PREVIOUS] = {"cursor": encode_cursor(order, rows[0], backward=True)}
     return found

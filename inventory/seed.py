@@ -58,7 +58,7 @@ def seed(product_count: int, transaction_count: int, progress: Callable[[int], N
 
     Product and movement number n are the same in every run. ``progress`` gets the number of steps done.
     """
-    category_ids = seed_categories()
+    category_ids, new_categories = seed_categories()
     made = 0
     for start in range(0, product_count, CHUNK):
         numbers = range(start, min(start + CHUNK, product_count))
@@ -71,12 +71,15 @@ def seed(product_count: int, transaction_count: int, progress: Callable[[int], N
         numbers = range(start, min(start + CHUNK, transaction_count))
         seed_transactions(numbers, product_ids)
         progress(len(numbers))
-    return Seeded(len(category_ids), made, max(0, transaction_count - first))
+    return Seeded(new_categories, made, max(0, transaction_count - first))
 
 
 @unit_of_work
-def seed_categories() -> list[int]:
-    return [(categories.find_by_name(name) or categories.create({"name": name})).id for name in CATEGORIES]
+def seed_categories() -> tuple[list[int], int]:
+    """The ids of the demo's categories, and how many of them were not there."""
+    found = [categories.find_by_name(name) for name in CATEGORIES]
+    ids = [(known or categories.create({"name": name})).id for name, known in zip(CATEGORIES, found, strict=True)]
+    return ids, found.count(None)
 
 
 @unit_of_work

@@ -268,11 +268,18 @@ def test_skip_passes_over_rows_and_leads_on_and_back(client: FlaskClient, shelf:
     assert ids(walk(client, neighbours["next"])) == order[13:]
     back = list(walk(client, neighbours["prev"], "prev"))
     assert [row["id"] for row in back[0]] == order[3:8]
-    assert [row["id"] for row in back[1]][:3] == order[:3]
+    assert [row["id"] for row in back[1]] == order[:3]
     assert len(back) == 2
 
 
 @pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize("skip", [1, 3, 4, 7, 13])
+def test_prev_of_skipped_rows_shows_each_of_them_once(client: FlaskClient, shelf: list[Row], skip: int) -> None:
+    back = links(client, f"/products?skip={skip}&limit=4")[1]["prev"]
+    before = [row for rows in reversed(list(walk(client, back, "prev"))) for row in rows]
+    assert ids([before]) == [row["id"] for row in shelf[:skip]]
+
+
 def test_skip_past_the_end_is_an_empty_page(client: FlaskClient) -> None:
     for skip in (MANY, 10**9):
         rows, neighbours = links(client, f"/products?skip={skip}")
