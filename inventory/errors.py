@@ -191,6 +191,7 @@ class AlreadyReversed(ServiceError):
     status = 409
     slug = "already_reversed"
     default_message = "This has been reversed already; it can be only once."
+    example_details: ClassVar = {"transaction_ids": [348]}
 
 
 class NotReversible(ServiceError):

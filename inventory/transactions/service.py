@@ -35,6 +35,7 @@ WRITE_ROW = insert(LEDGER).values(xid=write_position()).returning(*queries.COLUM
 TOO_FAR = f"One row of the ledger moves at most {MAX_QUANTITY} units."
 # SQLite's usual bound is 32,766 and PostgreSQL's 65,535.
 MAX_PARAMETERS = 10_000
+MAX_NAMED = 100
 VERBS = {"sale": "sell", "adjustment": "remove"}
 
 
@@ -248,11 +249,12 @@ def reverse(transaction_id: int, data: Mapping[str, Any], key: RequestKey | None
 
 
 def refuse_reversed(rows: Sequence[Row[Any]]) -> None:
-    """The unique constraint decides; with the products locked this look beforehand finds the same."""
+    """The unique constraint decides; with the products locked this look beforehand finds the same, and says which."""
     for ids in in_parts([row.id for row in rows]):
-        reversed_already = select(Transaction.id).where(Transaction.reverses_id.in_(ids)).limit(1)
-        if db.session.scalar(reversed_already) is not None:
-            raise errors.AlreadyReversed
+        undone = select(Transaction.reverses_id).where(Transaction.reverses_id.in_(ids))
+        found = db.session.scalars(undone.order_by(Transaction.reverses_id).limit(MAX_NAMED)).all()
+        if found:
+            raise errors.AlreadyReversed(details={"transaction_ids": found})
 
 
 def record_contra(

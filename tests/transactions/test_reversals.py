@@ -279,9 +279,20 @@ def test_of_many_reversals_of_a_batch_at_once_one_succeeds(app: Flask, client: F
 def test_a_batch_of_which_a_line_was_undone_already_cannot_be_undone(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     original = batch(client, line(bolt, "sale", 4), line(bolt, "sale", 3))
-    reversal(client, original["transactions"][1]["id"])
+    undone = reversal(client, original["transactions"][1]["id"])
     with nothing_changes(app):
-        assert refusal(send_batch(client, original["batch_id"])) == ALREADY_REVERSED
+        response = send_batch(client, original["batch_id"])
+    assert refusal(response) == ALREADY_REVERSED
+    assert body(response)["details"] == {"transaction_ids": [undone["reverses_id"]]}
+
+
+def test_of_the_rows_that_were_undone_already_the_first_hundred_are_named(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=200)["id"]
+    original = batch(client, *[line(bolt, "sale", 1)] * 102)
+    numbers = [row["id"] for row in original["transactions"]]
+    for number in reversed(numbers[1:]):
+        reversal(client, number)
+    assert body(send_batch(client, original["batch_id"]))["details"] == {"transaction_ids": numbers[1:101]}
 
 
 def test_a_line_of_a_batch_can_be_undone_alone(client: FlaskClient) -> None:
