@@ -38,7 +38,9 @@ BLOCK = 1024 * 1024
 import_group = AppGroup("import", help="Read data in from a file.")
 export_group = AppGroup("export", help="Write data out to a file.")
 
-as_json = click.option("--json", "machine_readable", is_flag=True, help="Print the result as one line of JSON.")
+as_json = click.option(
+    "--json", "machine_readable", is_flag=True, help="Print the result, or a refusal, as one line of JSON."
+)
 to_format = click.option("--format", "file_format", type=click.Choice(FORMATS), default="csv", show_default=True)
 to_file = click.option(
     "-o",
@@ -50,13 +52,15 @@ to_file = click.option(
 
 
 def reporting(command: Callable[P, R]) -> Callable[P, R]:
-    """Print what went wrong as a person reads it, and exit with 1."""
+    """Print what went wrong as a person reads it, and with --json a refusal's envelope too; exit with 1."""
 
     @wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except errors.ServiceError as error:
+            if kwargs.get("machine_readable"):
+                click.echo(json.dumps(error.envelope()))
             raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
         except DBAPIError as error:
             raise click.ClickException(explain(error)) from None

@@ -265,9 +265,19 @@ def test_import_that_may_only_create_refuses_a_known_sku(app: Flask) -> None:
     assert "row 2, sku: A product with this SKU exists already." in said
 
 
+def test_a_refusal_is_machine_readable_on_request(app: Flask, client: FlaskClient) -> None:
+    file = "sku,price\nA,x\nB,1\n"
+    with nothing_changes(app):
+        result = run(app, "import", "products", "-", "--json", stdin=file)
+        answer = client.post("/import/products", data=file, content_type="text/csv")
+    assert (result.exit_code, result.stdout.count("\n")) == (1, 1)
+    assert json.loads(result.stdout) == answer.get_json()
+    assert result.stderr.startswith("Error: Nothing was imported: the file has 3 errors.\n")
+
+
 def test_bad_rows_are_all_listed_and_nothing_is_imported(app: Flask) -> None:
     with nothing_changes(app):
-        said = refused(run(app, "import", "products", "-", "--json", stdin="sku,price\nA,x\nB,1\n"), 1)
+        said = refused(run(app, "import", "products", "-", stdin="sku,price\nA,x\nB,1\n"), 1)
     assert said.splitlines()[0] == "Error: Nothing was imported: the file has 3 errors."
     assert [line.split(":")[0] for line in said.splitlines()[1:]] == [
         "  row 2, price",
