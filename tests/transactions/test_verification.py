@@ -71,7 +71,7 @@ def tamper(database_url: str, *statements: str) -> None:
     if database_url.startswith("sqlite"):
         with sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None) as connection:
             for table in ("transactions", "batches"):
-                for change in ("update", "delete"):
+                for change in ("update", "delete", "replace"):
                     connection.execute(f"DROP TRIGGER {table}_refuse_{change}")
             connection.execute("PRAGMA ignore_check_constraints = ON")
             for statement in statements:
