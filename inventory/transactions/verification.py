@@ -69,7 +69,7 @@ def count_rows(product_id: int | None) -> int:
     if product_id is not None:
         statement = statement.where(Transaction.product_id == product_id)
     with unlimited_snapshot(db.engine) as snapshot:
-        return snapshot.scalar(statement) or 0
+        return snapshot.execute(statement).scalar_one()
 
 
 def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
@@ -110,9 +110,9 @@ def select_strays(product_id: int | None) -> Select[*tuple[Any, ...]]:
     """Rows whose product is not there, which no foreign key would have let happen."""
     statement = (
         select(Transaction.product_id, Transaction.sku, Transaction.seq)
-        .outerjoin(Product, Product.id == Transaction.product_id)
+        .outerjoin(Product)
         .where(Product.id.is_(None))
-        .order_by(Transaction.product_id, Transaction.seq)
+        .order_by(Transaction.id)
     )
     return statement if product_id is None else statement.where(Transaction.product_id == product_id)
 

@@ -6,17 +6,19 @@ import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, union_all
+from sqlalchemy import select, union_all, update
 
 from inventory import create_app
 from inventory.db import db, unit_of_work
 from inventory.engines import begin_write, hold
 from inventory.idempotency import RequestKey, fingerprint
+from inventory.products.models import Product
 from inventory.transactions import batches, service
 from inventory.transactions.idempotency import claim
 from inventory.transactions.models import Batch, Transaction
@@ -171,6 +173,21 @@ def test_a_sale_that_was_reversed_since_is_still_answered_as_at_first(
     with nothing_changes(app):
         assert answer(post.send(client, "k")) == answer(first)
         assert answer(reversal.send(client, "undo")) == answer(undone)
+
+
+def test_a_batch_comes_again_in_its_order_also_where_its_rows_are_of_different_times(
+    app: Flask, client: FlaskClient, shop: Shop
+) -> None:
+    """As after a clock was set back: the one product's time is ahead of the other's."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    with app.app_context():
+        db.session.execute(update(Product).where(Product.id == shop.bolt).values(updated_at=tomorrow))
+        db.session.commit()
+    post = DOORS["batch"](shop)
+    first = accepted(post.send(client, "k"))
+    moments = [row["created_at"] for row in body(first)["transactions"]]
+    assert moments != sorted(moments)
+    assert answer(post.send(client, "k")) == answer(first)
 
 
 def test_the_same_movement_under_two_keys_happens_twice(client: FlaskClient, shop: Shop) -> None:

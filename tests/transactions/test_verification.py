@@ -373,6 +373,7 @@ def test_one_product_is_checked_alone(app: Flask, database_url: str) -> None:
 def test_rows_of_a_product_that_is_not_there_are_found_by_its_id(app: Flask, database_url: str) -> None:
     tamper(database_url, "UPDATE transactions SET product_id = 99, seq = 1 WHERE id = 6")
     assert findings(app, "--product", "99") == [(99, 1, "belongs to a product that is not there")]
+    assert findings(app, "--product", "1") == []
 
 
 def test_a_product_without_rows_is_checked_as_well(app: Flask, client: FlaskClient) -> None:
