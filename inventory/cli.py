@@ -38,9 +38,7 @@ BLOCK = 1024 * 1024
 import_group = AppGroup("import", help="Read data in from a file.")
 export_group = AppGroup("export", help="Write data out to a file.")
 
-as_json = click.option(
-    "--json", "machine_readable", is_flag=True, help="Print the result, or a refusal, as one line of JSON."
-)
+as_json = click.option("--json", "machine_readable", is_flag=True, help="Print the result as one line of JSON.")
 to_format = click.option("--format", "file_format", type=click.Choice(FORMATS), default="csv", show_default=True)
 to_file = click.option(
     "-o",
@@ -126,7 +124,7 @@ def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable:
     """Create and update products from the CSV file FILE (- for standard input), all of it or nothing.
 
     The columns are those of 'flask export products', in any order; sku is required, and for new products name,
-    price and category. Separated by comma, semicolon or tab.
+    price and category. Separated by comma, semicolon or tab. With --json a refusal is printed as JSON too.
     """
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(file, copy)

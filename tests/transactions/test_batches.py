@@ -281,10 +281,10 @@ def test_products_are_locked_in_the_order_of_their_ids(
 
 
 @on_postgresql
-def test_a_new_product_in_a_category_does_not_wait_for_a_batch_on_another(
+def test_the_lock_of_a_batch_lets_rows_that_refer_to_its_products_be_written(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    """The lock on a product lets rows that refer to it be written meanwhile: it is no lock on its key."""
+    """It is no lock on the product's key."""
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
     with (
         psycopg.connect(database_url) as holder,
