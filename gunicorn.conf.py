@@ -9,7 +9,7 @@ from gunicorn import util
 from werkzeug.http import HTTP_STATUS_CODES
 
 from inventory import create_app
-from inventory.handlers import error_of_status
+from inventory.web.handlers import error_of_status
 
 # Made here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
 settings = create_app().config

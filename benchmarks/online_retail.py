@@ -18,12 +18,12 @@ import click
 from sqlalchemy import case, func, select
 
 from inventory import create_app
-from inventory.categories.models import Category
-from inventory.db import db, unit_of_work
-from inventory.engines import server_version
-from inventory.exchange import importer
-from inventory.products.models import Product
-from inventory.transactions.models import Transaction
+from inventory.database.base import db, unit_of_work
+from inventory.database.engines import server_version
+from inventory.import_export import importer
+from inventory.models.category import Category
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 from inventory.transactions.service import record
 from tests import realdata, retail
 from tests.builders import assert_ledger_is_sound

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 from flask_migrate import Migrate
 
-from inventory import api, cli, config, db, docs, handlers, health
+from inventory import cli, config
 from inventory.categories.routes import blueprint as categories
-from inventory.exchange.routes import blueprint as exchange
+from inventory.database import base as db
+from inventory.import_export.routes import blueprint as exchange
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
+from inventory.web import api, docs, handlers, health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory import seed as demo
-from inventory.database_errors import from_database
-from inventory.db import db
-from inventory.exchange import importer, service
-from inventory.exchange.schemas import FORMATS, MODES
+from inventory.database.base import db
+from inventory.database.errors import from_database
+from inventory.import_export import importer, service
+from inventory.import_export.schemas import FORMATS, MODES
 from inventory.transactions import verification
 
 if TYPE_CHECKING:

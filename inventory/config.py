@@ -13,7 +13,7 @@ from marshmallow import ValidationError, fields, validate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from inventory.schemas import Choice, Flag, Integer, TextSchema
+from inventory.fields import Choice, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

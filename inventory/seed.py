@@ -11,11 +11,11 @@ from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.db import db, fold, unit_of_work
+from inventory.database.base import db, fold, unit_of_work
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 from inventory.products import service as products
-from inventory.products.models import Product
 from inventory.transactions import service as ledger
-from inventory.transactions.models import Transaction
 from inventory.transactions.service import Movement
 
 if TYPE_CHECKING:

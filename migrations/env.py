@@ -7,9 +7,9 @@ from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy.exc import DBAPIError
 
-from inventory.database_errors import from_database
-from inventory.db import Base
-from inventory.engines import WRITE, begin_migration
+from inventory.database.base import Base
+from inventory.database.engines import WRITE, begin_migration
+from inventory.database.errors import from_database
 from inventory.errors import InternalError
 
 database = current_app.extensions["migrate"].db

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, text
 
-from inventory.db import Base, db
-from inventory.products.models import Product
-from inventory.transactions.models import Transaction
+from inventory.database.base import Base, db
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inventory import create_app
-from inventory.db import db
-from tests import postgresql, sound
+from inventory.database.base import db
+from tests import postgresql
+from tests import valid_requests as sound
 from tests.reliability import figures
 from tests.servers import Gunicorn
 
@@ -116,7 +117,7 @@ def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Pat
 
 @pytest.fixture(scope="module", params=ENGINES)
 def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
-    """The service with the rows of tests/sound.py, for all those tests of a module that change nothing."""
+    """The service with the rows of tests/valid_requests.py, for all those tests of a module that change nothing."""
     with new_database(request, request.param, tmp_path_factory.mktemp("shared")) as url:
         app = create_app({"DATABASE_URL": url, "TESTING": True})
         sound.fill(app.test_client())

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from tests.contract import DOCUMENT, resolve
-from tests.sound import file_of, json_type, kind_of
+from tests.valid_requests import file_of, json_type, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.sound import Sound
+    from tests.valid_requests import Sound
 
     Schema = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ NO_DATE += [
 ]
 NO_DATE += ["2024-01-01T25:00", "2024-01-01T00:00+25:00", "0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59"]
 NO_ORDER = ["", ",", "-", "id,", "id,id", "id,-id", "--id", "ID", "id desc", "version", "name_folded", "id\0", HOSTILE]
-# By the kinds that tests/sound.py knows.
+# By the kinds that tests/valid_requests.py knows.
 QUERY_TEXTS = {
     "integer": [*NO_NUMBER, "1.5", "1.0"],
     "number": [*NO_NUMBER, "1,5", ".5", "1.", "1.00001", "-0.0001", "9" * 40, "1." + "1" * 40, "1e400"],

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from inventory.db import Base
+from inventory.database.base import Base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inventory import create_app
-from inventory.db import db
+from inventory.database.base import db
 from tests.builders import body, category, listed, product, refusal
 from tests.clients import HttpClient
 from tests.conftest import migrate

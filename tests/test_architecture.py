@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 
 PACKAGE = ROOT / "inventory"
 DOMAINS = ("categories", "products", "transactions")
+MODELS = ("category", "product", "transaction")
 # Rooms that face the network; every other module of a domain knows nothing of it.
 OUTWARD = {"routes", "schemas"}
-NETWORK = {"flask", "flask_smorest", "webargs", "werkzeug", "inventory.api", "inventory.headers", "inventory.handlers"}
+NETWORK = {
+    "flask",
+    "flask_smorest",
+    "webargs",
+    "werkzeug",
+    "inventory.web.api",
+    "inventory.web.headers",
+    "inventory.web.handlers",
+}
 WRITER = "inventory.transactions.service"
 
 
@@ -67,7 +76,7 @@ def rooms(*domains: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_source_was_found() -> None:
-    assert SOURCES.keys() >= {"inventory", "inventory.db", WRITER}
+    assert SOURCES.keys() >= {"inventory", "inventory.database.base", WRITER}
     assert {domain for domain in DOMAINS if list(rooms(domain))} == set(DOMAINS)
 
 
@@ -88,38 +97,42 @@ def test_core_modules_know_no_domain() -> None:
             assert not {name for name in imports(module) if name.count(".") == 2}, module
 
 
-def test_models_know_only_the_domains_below_their_own() -> None:
-    for position, domain in enumerate(DOMAINS):
-        known = {name.split(".")[1] for name in imports(f"inventory.{domain}.models")}
-        assert not known & {*DOMAINS[position + 1 :], "exchange"}, domain
+def test_models_know_only_the_models_below_their_own() -> None:
+    for position, model in enumerate(MODELS):
+        known = {name for name in imports(f"inventory.models.{model}") if name.startswith("inventory.models.")}
+        assert not known & {f"inventory.models.{above}" for above in MODELS[position + 1 :]}, model
 
 
 def test_models_know_no_use_cases() -> None:
-    for domain in DOMAINS:
-        for name in imports(f"inventory.{domain}.models"):
-            assert name.split(".")[-1] not in {"service", "routes", "schemas"}
+    for model in MODELS:
+        for name in imports(f"inventory.models.{model}"):
+            assert name.split(".")[1] not in {*DOMAINS, "import_export"}
 
 
 def test_categories_and_their_service_know_no_other_domain() -> None:
-    for module in ("inventory.categories.models", "inventory.categories.service"):
-        assert not {name for name in imports(module) if name.split(".")[1] in {*DOMAINS, "exchange"} - {"categories"}}
+    for module in ("inventory.models.category", "inventory.categories.service"):
+        assert not {
+            name for name in imports(module) if name.split(".")[1] in {*DOMAINS, "import_export"} - {"categories"}
+        }
 
 
 def test_the_ledger_knows_products_by_their_model_alone() -> None:
     for module, room in rooms("transactions"):
         if room != "routes":
-            others = {name for name in imports(module) if name.split(".")[1] in {"categories", "products", "exchange"}}
-            assert others <= {"inventory.products.models"}, module
+            others = {
+                name for name in imports(module) if name.split(".")[1] in {"categories", "products", "import_export"}
+            }
+            assert others <= {"inventory.models.product"}, module
 
 
 def test_use_cases_know_nothing_of_the_network() -> None:
-    for module, room in rooms(*DOMAINS, "exchange"):
+    for module, room in rooms(*DOMAINS, "import_export"):
         if room not in OUTWARD:
             assert not set(imported_by(SOURCES[module])) & NETWORK, module
 
 
 def test_views_leave_the_database_to_the_use_cases() -> None:
-    for module, room in rooms(*DOMAINS, "exchange"):
+    for module, room in rooms(*DOMAINS, "import_export"):
         if room == "routes":
             assert not {name for name in imported_by(SOURCES[module]) if name.split(".")[0] == "sqlalchemy"}, module
 
@@ -188,4 +201,4 @@ def test_only_the_unit_of_work_commits() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "commit"
     }
-    assert commits == {"inventory.db"}
+    assert commits == {"inventory.database.base"}

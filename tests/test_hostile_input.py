@@ -1,8 +1,8 @@
 """Bad input of every kind, on every route: refused as documented, nothing written, nothing given away.
 
-What is sent follows from the OpenAPI document: each sound request of tests/sound.py with one thing wrong, in every
-field of every body, every query parameter, every path and every cell of a file. What is added to the service is
-attacked too, or fails here until its sound values stand in tests/sound.py and its kind in tests/hostile.py.
+What is sent follows from the OpenAPI document: each sound request of tests/valid_requests.py with one thing wrong, in
+every field of every body, every query parameter, every path and every cell of a file. What is added to the service is
+attacked too, or fails here until its sound values stand in tests/valid_requests.py and its kind in tests/hostile.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import orjson
 import pytest
 from sqlalchemy import func, select
 
-from inventory.db import Base, db
-from inventory.transactions.models import Transaction
+from inventory.database.base import Base, db
+from inventory.models.transaction import Transaction
 from inventory.transactions.queries import feed_cursor
 from tests import builders, hostile
 from tests.contract import (
@@ -30,7 +30,7 @@ from tests.contract import (
     resolve,
     routes,
 )
-from tests.sound import CURSORS, FILE, Sound, query_value, sound_requests
+from tests.valid_requests import CURSORS, FILE, Sound, query_value, sound_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

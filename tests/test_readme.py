@@ -13,7 +13,7 @@ import pytest
 
 from inventory import create_app
 from inventory.config import Settings
-from inventory.db import db
+from inventory.database.base import db
 from tests.servers import ROOT, Gunicorn
 
 if TYPE_CHECKING:

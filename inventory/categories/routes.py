@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 from flask import url_for
 
 from inventory import errors
-from inventory.api import Blueprint
 from inventory.categories import service
 from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery
-from inventory.db import check_tag, db, unit_of_work
-from inventory.engines import begin_snapshot
-from inventory.headers import etag, if_match
-from inventory.idempotency import fingerprint
-from inventory.openapi import ETAG_HEADER, LOCATION_HEADER
+from inventory.database.base import check_tag, db, unit_of_work
+from inventory.database.engines import begin_snapshot
 from inventory.products import service as products
+from inventory.web.api import Blueprint
+from inventory.web.headers import etag, if_match
+from inventory.web.idempotency import fingerprint
+from inventory.web.openapi import ETAG_HEADER, LOCATION_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Row
 
-    from inventory.categories.models import Category
+    from inventory.models.category import Category
 
 blueprint = Blueprint("categories", __name__, description="What products are grouped by.")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from marshmallow import fields
 from marshmallow_sqlalchemy import auto_field
 
-from inventory.api import PageQuery
-from inventory.categories.models import Category
+from inventory.fields import BaseSchema, ModelSchema, Sort, Text, Timestamp
+from inventory.models.category import Category
 from inventory.products.schemas import ProductOut
-from inventory.schemas import BaseSchema, ModelSchema, Sort, Text, Timestamp
+from inventory.web.api import PageQuery
 
 
 class CategoryIn(BaseSchema):

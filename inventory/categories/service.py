@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
-from inventory.categories.models import Category
-from inventory.db import db, fold
-from inventory.pages import Page, PageRequest, paginate
+from inventory.database.base import db, fold
+from inventory.database.keyset import Page, PageRequest, paginate
+from inventory.models.category import Category
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

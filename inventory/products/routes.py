@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flask import url_for
 
 from inventory import errors
-from inventory.api import Blueprint
-from inventory.db import unit_of_work
-from inventory.headers import etag, if_match
-from inventory.openapi import ETAG_HEADER, LOCATION_HEADER
+from inventory.database.base import unit_of_work
 from inventory.products import service
 from inventory.products.schemas import (
     CountIn,
@@ -26,9 +23,12 @@ from inventory.transactions import queries
 from inventory.transactions import service as ledger
 from inventory.transactions.routes import recorded
 from inventory.transactions.schemas import DryRunQuery, TransactionOut
+from inventory.web.api import Blueprint
+from inventory.web.headers import etag, if_match
+from inventory.web.openapi import ETAG_HEADER, LOCATION_HEADER
 
 if TYPE_CHECKING:
-    from inventory.idempotency import RequestKey
+    from inventory.web.idempotency import RequestKey
 
 blueprint = Blueprint("products", __name__, description="The catalogue, with the stock on hand.")
 

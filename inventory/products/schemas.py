@@ -5,9 +5,7 @@ from __future__ import annotations
 from marshmallow import fields, validate
 from marshmallow_sqlalchemy import auto_field
 
-from inventory.api import PageQuery
-from inventory.products.models import MAX_STOCK, Product
-from inventory.schemas import (
+from inventory.fields import (
     MAX_QUANTITY,
     BaseSchema,
     Flag,
@@ -21,7 +19,9 @@ from inventory.schemas import (
     Timestamp,
     not_below,
 )
+from inventory.models.product import MAX_STOCK, Product
 from inventory.transactions.schemas import TransactionOut, expected_quantity, notes, reference
+from inventory.web.api import PageQuery
 
 
 class ProductIn(BaseSchema):

@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.db import check_tag, contains, db, fold
-from inventory.engines import begin_snapshot
-from inventory.pages import Page, PageRequest, paginate
-from inventory.products.models import Product
+from inventory.database.base import check_tag, contains, db, fold
+from inventory.database.engines import begin_snapshot
+from inventory.database.keyset import Page, PageRequest, paginate
+from inventory.models.product import Product
 from inventory.transactions import queries
 from inventory.transactions import service as ledger
 from inventory.transactions.idempotency import claim
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row, Select
     from sqlalchemy.sql import ColumnElement
 
-    from inventory.idempotency import RequestKey
+    from inventory.web.idempotency import RequestKey
 
 COLUMNS = tuple(column for column in Product.__table__.columns if column.name not in {"sku_folded", "name_folded"})
 SORTABLE: dict[str, Any] = {

@@ -10,11 +10,11 @@ from uuid import uuid4
 from sqlalchemy import insert, select
 
 from inventory import errors
-from inventory.db import db, fold
-from inventory.products.models import Product
+from inventory.database.base import db, fold
+from inventory.models.product import Product
+from inventory.models.transaction import Batch
 from inventory.transactions import queries
 from inventory.transactions.idempotency import claim
-from inventory.transactions.models import Batch
 from inventory.transactions.service import Movement, lock, product_of, record, record_contra, refuse_reversed
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
-    from inventory.idempotency import RequestKey
+    from inventory.web.idempotency import RequestKey
 
 Line = TypeVar("Line")
 

@@ -13,14 +13,14 @@ from sqlalchemy import cast, null, select, union_all
 from sqlalchemy.exc import OperationalError
 
 from inventory import errors
-from inventory.db import db
-from inventory.engines import hold
-from inventory.transactions.models import Batch, Transaction
+from inventory.database.base import db
+from inventory.database.engines import hold
+from inventory.models.transaction import Batch, Transaction
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from inventory.idempotency import RequestKey
+    from inventory.web.idempotency import RequestKey
 
 # PostgreSQL's lock_not_available, and query_canceled where the time limit of statements is the shorter one.
 WAITED_TOO_LONG = {"55P03", "57014"}

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, tuple_
 
 from inventory import errors
-from inventory.db import db, fold, settled_before
-from inventory.pages import Page, PageRequest, pack, paginate, unpack
-from inventory.products.models import Product
-from inventory.schemas import MAX_ID
-from inventory.transactions.models import Transaction
+from inventory.database.base import db, fold, settled_before
+from inventory.database.keyset import Page, PageRequest, pack, paginate, unpack
+from inventory.fields import MAX_ID
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

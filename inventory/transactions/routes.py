@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flask import url_for
 
 from inventory import errors
-from inventory.api import Blueprint
-from inventory.db import db, unit_of_work
-from inventory.headers import next_link
-from inventory.openapi import LINK_HEADER, LOCATION_HEADER
+from inventory.database.base import db, unit_of_work
 from inventory.transactions import batches, queries, service
 from inventory.transactions.schemas import (
     BatchIn,
@@ -24,14 +21,17 @@ from inventory.transactions.schemas import (
     TransactionOut,
     TransactionQuery,
 )
+from inventory.web.api import Blueprint
+from inventory.web.headers import next_link
+from inventory.web.openapi import LINK_HEADER, LOCATION_HEADER
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Row
 
-    from inventory.idempotency import RequestKey
     from inventory.transactions.batches import RecordedBatch
+    from inventory.web.idempotency import RequestKey
 
 blueprint = Blueprint("transactions", __name__, description="The append-only ledger of stock movements.")
 

@@ -7,9 +7,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, post_load, pre_load, validate, validates_schema
 from marshmallow_sqlalchemy import auto_field
 
-from inventory.api import PageQuery
-from inventory.products.models import MAX_STOCK
-from inventory.schemas import (
+from inventory.fields import (
     MAX_QUANTITY,
     BaseSchema,
     Choice,
@@ -22,7 +20,9 @@ from inventory.schemas import (
     TextSchema,
     Timestamp,
 )
-from inventory.transactions.models import CROSSINGS, REASONS, TYPES, Transaction
+from inventory.models.product import MAX_STOCK
+from inventory.models.transaction import CROSSINGS, REASONS, TYPES, Transaction
+from inventory.web.api import PageQuery
 
 MAX_LINES = 1_000
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import BigInteger, bindparam, insert, select, update
 
 from inventory import errors
-from inventory.db import db, fold, write_position
-from inventory.products.models import MAX_STOCK, Product
-from inventory.schemas import MAX_QUANTITY
+from inventory.database.base import db, fold, write_position
+from inventory.fields import MAX_QUANTITY
+from inventory.models.product import MAX_STOCK, Product
+from inventory.models.transaction import Transaction
 from inventory.transactions import queries
 from inventory.transactions.idempotency import claim
-from inventory.transactions.models import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Executable, Row, Table
 
-    from inventory.idempotency import RequestKey
+    from inventory.web.idempotency import RequestKey
 
 PRODUCTS = cast("Table", Product.__table__)
 LEDGER = cast("Table", Transaction.__table__)

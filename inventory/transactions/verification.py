@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import String, exists, func, select, type_coerce
 from sqlalchemy.orm import aliased
 
-from inventory.db import db
-from inventory.engines import unlimited_snapshot
-from inventory.products.models import Product
-from inventory.transactions.models import Transaction
+from inventory.database.base import db
+from inventory.database.engines import unlimited_snapshot
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

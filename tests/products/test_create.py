@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import func, select
 
-from inventory.db import db
-from inventory.products.models import Product
+from inventory.database.base import db
+from inventory.models.product import Product
 from tests.builders import (
     assert_ledger_is_sound,
     body,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
 
-from inventory.db import db, settled_before
-from inventory.transactions.models import Transaction
+from inventory.database.base import db, settled_before
+from inventory.models.transaction import Transaction
 from tests.builders import assert_ledger_is_sound
 from tests.servers import ROOT
 

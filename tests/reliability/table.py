@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from inventory import create_app
-from inventory.db import db
-from inventory.engines import server_version
+from inventory.database.base import db
+from inventory.database.engines import server_version
 from tests.postgresql import find_server
 from tests.reliability.figures import in_words
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from inventory import create_app
-from inventory.db import db
+from inventory.database.base import db
 from tests.clients import HttpClient
 from tests.conftest import migrate, on_postgresql
 from tests.postgresql import Server, new_database

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from alembic.script import ScriptDirectory
 from flask_migrate import downgrade, upgrade
 
-from inventory.db import db
+from inventory.database.base import db
 from tests.builders import body, contents, nothing_changes, product, transaction
 from tests.reliability.audit import assert_sound
 

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.schema import CreateTable
 
-from inventory.db import db
-from inventory.exchange import importer
+from inventory.database.base import db
+from inventory.import_export import importer
 from tests.clients import HttpClient, post_all
 from tests.reliability import tutorial
 from tests.reliability.audit import assert_sound, drift

@@ -21,15 +21,15 @@ from hypothesis.stateful import (
 from sqlalchemy import func, select
 
 from inventory import create_app
-from inventory.db import db, settled_before
-from inventory.products.models import Product
+from inventory.database.base import db, settled_before
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
 from inventory.transactions import verification
-from inventory.transactions.models import Transaction
 from tests.builders import assert_ledger_is_sound, body, category, listed, refusal
 from tests.conftest import new_database
 from tests.reliability.figures import scaled
 from tests.reliability.model import Draft, Item, Refused, Shop
-from tests.transactions.doors import Post, post_json
+from tests.transactions.endpoints import Post, post_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

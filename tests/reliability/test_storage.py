@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, text
 
-from inventory import create_app, engines
-from inventory.db import db
+from inventory import create_app
+from inventory.database import engines
+from inventory.database.base import db
 from tests.builders import body, nothing_changes, product, transaction
 from tests.clients import HttpClient
 from tests.conftest import on_sqlite

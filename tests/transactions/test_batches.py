@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from inventory.products.models import MAX_STOCK
+from inventory.models.product import MAX_STOCK
 from tests import postgresql
 from tests.builders import (
     assert_ledger_is_sound,
@@ -21,7 +21,7 @@ from tests.builders import (
     transaction,
 )
 from tests.conftest import on_postgresql
-from tests.transactions.doors import line
+from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inventory.products.models import MAX_STOCK
+from inventory.models.product import MAX_STOCK
 from tests.builders import (
     assert_ledger_is_sound,
     body,

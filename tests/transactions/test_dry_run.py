@@ -11,7 +11,7 @@ import pytest
 from tests import postgresql
 from tests.builders import body, nothing_changes, refusal, refused_fields, transaction
 from tests.conftest import on_postgresql
-from tests.transactions.doors import DOORS, Post, Shop, line, open_shop, post_json
+from tests.transactions.endpoints import DOORS, Post, Shop, line, open_shop, post_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from inventory import create_app
-from inventory.db import db
-from inventory.pages import unpack
+from inventory.database.base import db
+from inventory.database.keyset import unpack
 from tests import postgresql
 from tests.builders import listed, nothing_changes, product, refusal, refused_fields, transaction
 from tests.conftest import on_postgresql, on_sqlite
-from tests.transactions.doors import line
+from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
     from pathlib import Path

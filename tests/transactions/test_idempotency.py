@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import select, union_all, update
 
 from inventory import create_app
-from inventory.db import db, unit_of_work
-from inventory.engines import begin_write, hold
-from inventory.idempotency import RequestKey, fingerprint
-from inventory.products.models import Product
+from inventory.database.base import db, unit_of_work
+from inventory.database.engines import begin_write, hold
+from inventory.models.product import Product
+from inventory.models.transaction import Batch, Transaction
 from inventory.transactions import batches, service
 from inventory.transactions.idempotency import claim
-from inventory.transactions.models import Batch, Transaction
+from inventory.web.idempotency import RequestKey, fingerprint
 from tests import postgresql
 from tests.builders import (
     assert_ledger_is_sound,
@@ -35,7 +35,7 @@ from tests.builders import (
     transaction,
 )
 from tests.conftest import on_postgresql
-from tests.transactions.doors import (
+from tests.transactions.endpoints import (
     DOORS,
     FILE,
     Post,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, update
 
-from inventory.db import db, unit_of_work
-from inventory.products.models import MAX_STOCK, Product
+from inventory.database.base import db, unit_of_work
+from inventory.models.product import MAX_STOCK, Product
 from inventory.transactions.service import Movement, record
 from tests.builders import (
     assert_ledger_is_sound,

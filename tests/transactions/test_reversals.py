@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from inventory.db import db
-from inventory.engines import begin_write
-from inventory.products.models import MAX_STOCK
-from inventory.transactions.models import Transaction
+from inventory.database.base import db
+from inventory.database.engines import begin_write
+from inventory.models.product import MAX_STOCK
+from inventory.models.transaction import Transaction
 from tests import postgresql
 from tests.builders import (
     assert_ledger_is_sound,
@@ -28,7 +28,7 @@ from tests.builders import (
     transaction,
 )
 from tests.conftest import on_postgresql
-from tests.transactions.doors import line
+from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, insert, text
 
-from inventory.db import db
-from inventory.engines import begin_write
-from inventory.transactions.models import Transaction
+from inventory.database.base import db
+from inventory.database.engines import begin_write
+from inventory.models.transaction import Transaction
 from tests.builders import body, category, listed, product, refusal, refused_fields, transaction
-from tests.transactions.doors import line
+from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,14 +17,14 @@ from psycopg import sql
 from sqlalchemy import text
 
 from inventory import create_app
-from inventory.db import db
-from inventory.engines import begin_write
+from inventory.database.base import db
+from inventory.database.engines import begin_write
 from inventory.transactions import verification
 from tests.builders import body, category, product, transaction
 from tests.commands import flask
 from tests.conftest import migrate, on_postgresql, on_sqlite
 from tests.servers import ROOT, free_port
-from tests.transactions.doors import line
+from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,170 @@
+"""Pages of a list: offset or keyset, over a total order.
+
+``skip`` counts rows; a cursor names the last row seen by its sort values, so that rows which are added or
+removed meanwhile shift nothing (https://use-the-index-luke.com/no-offset).
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from sqlalchemy import and_, or_
+
+from inventory.database.base import count_rows, db
+from inventory.errors import InvalidCursor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import ColumnElement, Row, Select, SQLColumnExpression
+
+NEXT, PREVIOUS = "next", "prev"
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """Which page is wanted. ``sort`` holds column names, ``-`` before a descending one."""
+
+    sort: tuple[str, ...] = ("id",)
+    skip: int = 0
+    limit: int = 100
+    cursor: str | None = None
+    include_total: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """The rows of a page, and for each neighbour the query parameters that lead to it."""
+
+    rows: Sequence[Row[Any]]
+    total: int | None
+    links: Mapping[str, Mapping[str, str | int]]
+
+
+@dataclass(frozen=True)
+class Term:
+    column: SQLColumnExpression[Any]
+    descending: bool
+
+    def beyond(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+        past: ColumnElement[bool] = self.column < value if self.descending != backward else self.column > value
+        return past
+
+    def not_before(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+        reached: ColumnElement[bool] = self.column <= value if self.descending != backward else self.column >= value
+        return reached
+
+    def ordering(self, *, backward: bool) -> ColumnElement[Any]:
+        return self.column.desc() if self.descending != backward else self.column.asc()
+
+
+def paginate(
+    statement: Select[*tuple[Any, ...]], columns: Mapping[str, SQLColumnExpression[Any]], request: PageRequest
+) -> Page:
+    """Run ``statement`` for one page.
+
+    ``columns`` maps every name that ``sort`` may use, and ``id``, to a column that is never null. Raises
+    InvalidCursor for a cursor that was not made for this list and order.
+    """
+    names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
+    terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
+    order = [str(columns["id"]), *names]
+    total = count_rows(statement) if request.include_total else None
+    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, order, terms)
+    page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
+    if position is not None:
+        page = page.where(after(terms, position, backward=backward))
+    page = page.order_by(*(term.ordering(backward=backward) for term in terms))
+    found = db.session.execute(page.offset(request.skip).limit(request.limit + 1)).all()
+    more, rows = len(found) > request.limit, found[: request.limit]
+    if backward:
+        rows = rows[::-1]
+    return Page(rows, total, links(request, rows, order, more=more, backward=backward))
+
+
+def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
+    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …
+
+    That the first column is past or level follows from this, but said by itself it lets an index begin there.
+    """
+    alternatives = []
+    for index, term in enumerate(terms):
+        level = [earlier.column == value for earlier, value in zip(terms[:index], position[:index], strict=True)]
+        alternatives.append(and_(*level, term.beyond(position[index], backward=backward)))
+    return and_(terms[0].not_before(position[0], backward=backward), or_(*alternatives))
+
+
+def links(
+    request: PageRequest, rows: Sequence[Row[Any]], order: Sequence[str], *, more: bool, backward: bool
+) -> dict[str, dict[str, str | int]]:
+    """``next`` if rows follow, ``prev`` if rows come before; on a page fetched backward the two change sides."""
+    found: dict[str, dict[str, str | int]] = {}
+    if rows and (more or backward):
+        found[NEXT] = {"cursor": encode_cursor(order, rows[-1], backward=False)}
+    if request.cursor is None and request.skip:
+        # Near the start fewer rows come before than a page holds.
+        found[PREVIOUS] = {
+            "skip": max(0, request.skip - request.limit),
+            "limit": min(request.skip, request.limit),
+        }
+    elif request.cursor is not None and rows and (more or not backward):
+        found[PREVIOUS] = {"cursor": encode_cursor(order, rows[0], backward=True)}
+    return found
+
+
+def encode_cursor(order: Sequence[str], row: Row[Any], *, backward: bool) -> str:
+    """A row's place in a list: ``order`` says whose list it is, and by which columns it is sorted."""
+    values = [getattr(row, f"sort_{index}") for index in range(len(order) - 1)]
+    return pack([list(order), backward, values])
+
+
+def pack(position: list[Any]) -> str:
+    """A position in a list as opaque text."""
+    return base64.urlsafe_b64encode(orjson.dumps(position, default=str)).rstrip(b"=").decode()
+
+
+def unpack(cursor: str) -> Any:
+    """What ``pack`` was given. Raises InvalidCursor."""
+    try:
+        return orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+    except ValueError:
+        raise InvalidCursor from None
+
+
+def decode_cursor(cursor: str, order: Sequence[str], terms: Sequence[Term]) -> tuple[bool, list[Any]]:
+    try:
+        cursor_order, backward, values = unpack(cursor)
+        if cursor_order != list(order) or not isinstance(backward, bool):
+            raise InvalidCursor
+        position = [restore(term, value) for term, value in zip(terms, values, strict=True)]
+    except (ValueError, TypeError, ArithmeticError):
+        raise InvalidCursor from None
+    return backward, position
+
+
+def restore(term: Term, value: Any) -> Any:
+    """A sort value as its column holds it. Raises ValueError, TypeError or ArithmeticError if it is none."""
+    python_type = cast("ColumnElement[Any]", term.column).type.python_type
+    if python_type is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.utcoffset() != timedelta(0):
+            raise ValueError
+        return moment
+    if python_type is Decimal:
+        amount = Decimal(value)
+        # As many digits as the column has: a longer number would be an error of PostgreSQL's.
+        if amount.as_tuple().exponent not in range(-4, 1) or abs(amount) > 10**10:
+            raise ValueError
+        return amount
+    if (
+        type(value) is not python_type
+        or (python_type is int and abs(value) >= 2**63)
+        or (python_type is str and "\0" in value)
+    ):
+        raise TypeError
+    return value

@@ -1,0 +1,108 @@
+"""Exports: streamed in constant memory, each from one snapshot of the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from inventory.database.base import count_rows, db
+from inventory.database.engines import snapshot_options
+from inventory.import_export import cells
+from inventory.import_export.schemas import PRODUCT_COLUMNS
+from inventory.models.category import Category
+from inventory.models.product import Product
+from inventory.models.transaction import Transaction
+from inventory.products import service as products
+from inventory.products.schemas import ProductOut
+from inventory.transactions import queries
+from inventory.transactions.schemas import TransactionOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from marshmallow import Schema
+    from sqlalchemy import Row, Select
+
+CHUNK = 500
+PRICE_LIST = {
+    "SKU": "sku",
+    "Name": "name",
+    "Price": "price",
+    "Quantity": "quantity_on_hand",
+    "Reorder Point": "reorder_point",
+}
+
+
+def select_products(filters: Mapping[str, Any]) -> Select[Any]:
+    """Products with their category's name, by id."""
+    with_category = products.select_rows(filters).add_columns(Category.name.label("category"))
+    return with_category.join(Category, Category.id == Product.category_id).order_by(Product.id)
+
+
+def select_transactions(filters: Mapping[str, Any]) -> Select[Any]:
+    """The ledger in the order in which it was written."""
+    return queries.select_rows(filters).order_by(Transaction.id)
+
+
+def export_products(filters: Mapping[str, Any], file_format: str) -> Iterator[bytes]:
+    chunks = stream(select_products(filters))
+    if file_format == "jsonl":
+        return json_lines(chunks, ProductOut(many=True))
+    return csv_lines(chunks, {name: name for name in PRODUCT_COLUMNS})
+
+
+def export_price_list() -> Iterator[bytes]:
+    """Active products under the column names that price lists have always had here."""
+    return csv_lines(stream(select_products({"is_active": True})), PRICE_LIST)
+
+
+def export_transactions(filters: Mapping[str, Any], file_format: str) -> Iterator[bytes]:
+    chunks = stream(select_transactions(filters))
+    schema = TransactionOut(many=True)
+    if file_format == "jsonl":
+        return json_lines(chunks, schema)
+    return csv_lines(chunks, {name: name for name in schema.fields})
+
+
+def count_products(filters: Mapping[str, Any]) -> int:
+    return count_rows(select_products(filters))
+
+
+def count_transactions(filters: Mapping[str, Any]) -> int:
+    return count_rows(select_transactions(filters))
+
+
+def stream(statement: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
+    """Chunks of rows from a connection of its own, since a response outlives its request's session.
+
+    The first chunk is fetched at once, so that a database that fails does so before the answer has begun.
+    """
+    chunks = fetch(statement)
+    first = next(chunks, [])
+
+    def rest() -> Iterator[Sequence[Row[Any]]]:
+        yield first
+        yield from chunks
+
+    return rest()
+
+
+def fetch(statement: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
+    engine = db.engine
+    with engine.connect() as connection:
+        snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
+        with snapshot.execute(statement) as result:  # closed also when the reader goes away halfway
+            yield from result.partitions()
+
+
+def csv_lines(chunks: Iterator[Sequence[Row[Any]]], columns: Mapping[str, str]) -> Iterator[bytes]:
+    """``columns`` maps each heading to the row's attribute."""
+    yield cells.lines([list(columns)])
+    for rows in chunks:
+        yield cells.lines([getattr(row, name) for name in columns.values()] for row in rows)
+
+
+def json_lines(chunks: Iterator[Sequence[Row[Any]]], schema: Schema) -> Iterator[bytes]:
+    for rows in chunks:
+        yield b"".join(orjson.dumps(record) + b"\n" for record in schema.dump(rows))

@@ -1,0 +1,112 @@
+"""The handlers that turn every exception, wherever it was raised, into the one envelope."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import flask
+import sqlalchemy.exc
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import HTTPException
+
+from inventory.database import errors as database_errors
+from inventory.errors import (
+    BadRequest,
+    DatabaseBusy,
+    HeadersTooLarge,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ServiceError,
+    UnsupportedMediaType,
+    UriTooLong,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from flask import Flask, Response
+
+MAX_DRAINED_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 2  # of silence
+
+logger = logging.getLogger(__name__)
+
+BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
+    error.status: error
+    for error in (
+        BadRequest,
+        NotFound,
+        MethodNotAllowed,
+        PayloadTooLarge,
+        UriTooLong,
+        UnsupportedMediaType,
+        HeadersTooLarge,
+    )
+}
+
+
+def error_of_status(status: int) -> ServiceError:
+    return BY_HTTP_STATUS.get(status, BadRequest if status < 500 else InternalError)()
+
+
+def respond(error: ServiceError) -> Response:
+    response = flask.jsonify(error.envelope())
+    response.status_code = error.status
+    response.headers.extend(dict(error.headers))
+    return response
+
+
+def drain_body(environ: WSGIEnvironment) -> None:
+    """Read what a client is still sending, within reason: closed too soon, the connection would take the answer along.
+
+    RFC 9112 section 9.6 tells how that comes about.
+    """
+    body, left = environ["wsgi.input"], MAX_DRAINED_BYTES
+    if "gunicorn.socket" in environ:
+        environ["gunicorn.socket"].settimeout(DRAIN_SECONDS)
+    with suppress(ParseException, OSError):
+        while left > 0 and (block := body.read(min(left, 65_536))):
+            left -= len(block)
+
+
+def handle_http_exception(error: HTTPException) -> Response:
+    """Errors of Flask and Werkzeug themselves: unknown paths, wrong methods, oversized bodies."""
+    if error.code is not None and error.code < 400:
+        return flask.make_response(error.get_response())
+    response = respond(error_of_status(error.code or 500))
+    if response.status_code == PayloadTooLarge.status:
+        response.call_on_close(partial(drain_body, flask.request.environ))
+    if allow := dict(error.get_headers()).get("Allow"):
+        response.headers["Allow"] = ", ".join(sorted(allow.split(", ")))
+    return response
+
+
+def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
+    answer = database_errors.from_database(error)
+    if answer.status >= 500:
+        logger.error("database error answered with %s", answer.slug, exc_info=error)
+    return respond(answer)
+
+
+def handle_pool_timeout(error: sqlalchemy.exc.TimeoutError) -> Response:
+    logger.warning("no database connection became free in time: %s", error)
+    return respond(DatabaseBusy())
+
+
+def handle_unexpected(error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return respond(InternalError())
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(ServiceError, respond)
+    app.register_error_handler(HTTPException, handle_http_exception)
+    # A chunked body that is broken shows only while a view is reading it.
+    app.register_error_handler(ParseException, lambda _error: respond(BadRequest()))
+    app.register_error_handler(sqlalchemy.exc.DBAPIError, handle_database_error)
+    app.register_error_handler(sqlalchemy.exc.TimeoutError, handle_pool_timeout)
+    app.register_error_handler(Exception, handle_unexpected)

@@ -1,0 +1,58 @@
+"""The same order and matches on a PostgreSQL that sorts as people do, and not by code points as SQLite does."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inventory import create_app
+from inventory.database.base import db
+from tests import postgresql
+from tests.builders import assert_ledger_is_sound, category, listed, nothing_changes, refusal, shelve
+from tests.conftest import ENGINES, SERVER, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+pytestmark = pytest.mark.skipif("postgresql" not in ENGINES, reason="needs PostgreSQL")
+NAMES = ["a-1", "B 1", "a_1", "A1", "b", "Z", "ä", "ß", "straße", "STRASSEN", "~", "é", "E", "-", "10", "9"]
+
+
+@pytest.fixture
+def app() -> Iterator[Flask]:
+    assert SERVER is not None
+    with postgresql.new_database(SERVER, locale="en-US") as name:
+        migrate(SERVER.url(name))
+        app = create_app({"DATABASE_URL": SERVER.url(name)})
+        yield app
+        with app.app_context():
+            db.engine.dispose()
+
+
+def test_lists_are_sorted_by_the_code_points_of_what_case_leaves(app: Flask) -> None:
+    client = app.test_client()
+    shelve(app, category(client)["id"], [{"name": name, "sku": name} for name in NAMES])
+    for column in ("name", "sku"):
+        rows = listed(client.get(f"/products?sort={column}"))
+        assert [row[column] for row in rows] == sorted(NAMES, key=str.casefold)
+
+
+def test_names_that_people_take_for_the_same_are_kept_apart_unless_case_alone_differs(app: Flask) -> None:
+    client = app.test_client()
+    for name in ("Straße", "Strase", "Stra-sse", "Strassé"):
+        category(client, name=name)
+    assert refusal(client.post("/categories", json={"name": "STRASSE"})) == (409, "duplicate_category")
+
+
+def test_seed_knows_what_it_made(app: Flask) -> None:
+    arguments = ["seed", "--products", "12", "--transactions", "60", "--json"]
+    first = app.test_cli_runner().invoke(args=arguments)
+    assert json.loads(first.stdout) == {"categories": 5, "products": 12, "transactions": 60}
+    with nothing_changes(app):
+        again = app.test_cli_runner().invoke(args=arguments)
+        assert json.loads(again.stdout) == {"categories": 0, "products": 0, "transactions": 0}
+    assert_ledger_is_sound(app)

@@ -1,0 +1,241 @@
+"""How connections are set up, how writers wait, and that reads see one moment; on real databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from sqlalchemy import event, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from inventory import create_app
+from inventory.database.base import db
+from inventory.database.engines import begin_write, sqlite_is_patched
+from inventory.database.errors import from_database
+from inventory.models.product import Product
+from tests.builders import (
+    assert_ledger_is_sound,
+    body,
+    category,
+    listed,
+    nothing_changes,
+    product,
+    refusal,
+    transaction,
+)
+from tests.conftest import on_postgresql, on_sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flask import Flask
+    from flask.testing import FlaskClient
+
+
+@contextmanager
+def writing(app: Flask, product_id: int) -> Iterator[None]:
+    """Another transaction that has changed the product and has not yet committed; it is undone at the end."""
+    with app.app_context():
+        begin_write(db.session())
+        db.session.execute(update(Product).where(Product.id == product_id).values(name="Half done"))
+        yield
+        db.session.rollback()
+
+
+def sale(product_id: int, quantity: int = 1) -> dict[str, Any]:
+    return {"product_id": product_id, "transaction_type": "sale", "quantity": quantity}
+
+
+def test_what_is_not_committed_is_seen_by_nobody(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    with writing(app, bolt["id"]):
+        assert listed(impatient.test_client().get("/products")) == [bolt]
+
+
+def test_writer_that_waits_too_long_is_told_to_try_again(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    other = impatient.test_client()
+    with writing(app, bolt["id"]):
+        for _ in range(2):
+            response = other.post("/transactions", json=sale(bolt["id"]))
+            assert refusal(response) == (503, "database_busy")
+            assert response.headers["Retry-After"].isdecimal()
+    assert other.post("/transactions", json=sale(bolt["id"])).status_code == 201
+    assert_ledger_is_sound(app)
+
+
+def test_writers_wait_for_each_other(app: Flask, client: FlaskClient, database_url: str) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    patient = create_app({"DATABASE_URL": database_url, "INVENTORY_BUSY_TIMEOUT_MS": 60_000})
+    with ThreadPoolExecutor(4) as threads:
+        with writing(app, bolt["id"]):
+            waiting = [
+                threads.submit(lambda: patient.test_client().post("/transactions", json=sale(bolt["id"])))
+                for _ in range(4)
+            ]
+            assert not wait(waiting, timeout=0.2).done
+        assert [answer.result().status_code for answer in waiting] == [201] * 4
+    with patient.app_context():
+        db.engine.dispose()
+    assert body(client.get(f"/products/{bolt['id']}"))["quantity_on_hand"] == 1
+    assert_ledger_is_sound(app)
+
+
+def test_request_that_finds_no_free_connection_is_told_to_try_again(impatient: Flask, client: FlaskClient) -> None:
+    bolt = product(client)
+    with impatient.app_context():
+        taken = [db.engine.connect() for _ in range(3)]  # one a thread, and two more
+        response = impatient.test_client().get(f"/products/{bolt['id']}")
+        for connection in taken:
+            connection.close()
+    assert refusal(response) == (503, "database_busy")
+    assert impatient.test_client().get(f"/products/{bolt['id']}").status_code == 200
+
+
+@on_sqlite
+def test_every_sqlite_connection_is_set_up_for_durable_concurrent_writes(app: Flask) -> None:
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000, "recursive_triggers": 1}
+    with app.app_context(), db.engine.connect() as first, db.engine.connect() as second:
+        for connection in (first, second):
+            found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
+            assert found == wanted
+
+
+@on_sqlite
+def test_sqlite_in_use_is_free_of_the_wal_reset_bug_or_says_so(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_app({"DATABASE_URL": database_url})
+    warned = any("walresetbug" in record.getMessage() for record in caplog.records)
+    assert warned == (not sqlite_is_patched())
+
+
+def test_versions_of_sqlite_without_the_wal_reset_bug_are_known() -> None:
+    patched = [(3, 44, 6), (3, 44, 9), (3, 50, 7), (3, 51, 3), (3, 53, 0), (4, 0, 0)]
+    affected = [(3, 7, 0), (3, 40, 1), (3, 44, 5), (3, 45, 0), (3, 50, 6), (3, 51, 0), (3, 51, 2)]
+    assert [version for version in patched + affected if sqlite_is_patched(version)] == patched
+
+
+@on_postgresql
+def test_every_postgresql_connection_has_its_time_limits(impatient: Flask) -> None:
+    wanted = {
+        "lock_timeout": "50ms",
+        "statement_timeout": "30s",
+        "idle_in_transaction_session_timeout": "1min",
+        "application_name": "inventory",
+    }
+    with impatient.app_context(), db.engine.connect() as connection:
+        found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
+    assert found == wanted
+
+
+@on_postgresql
+def test_what_the_url_says_of_a_postgresql_connection_has_the_last_word(database_url: str) -> None:
+    said = {"application_name": "scanner", "options": "-c statement_timeout=7s -c work_mem=8MB"}
+    app = create_app({"DATABASE_URL": f"{database_url}?{urlencode(said, quote_via=quote)}"})
+    wanted = {"application_name": "scanner", "statement_timeout": "7s", "work_mem": "8MB", "lock_timeout": "5s"}
+    with app.app_context():
+        with db.engine.connect() as connection:
+            found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
+        db.engine.dispose()
+    assert found == wanted
+
+
+@on_postgresql
+def test_statement_that_runs_too_long_is_answered_as_busy(database_url: str) -> None:
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 20})
+    with app.app_context():
+        with pytest.raises(DBAPIError) as raised:
+            db.session.execute(text("SELECT pg_sleep(10)"))
+        db.session.rollback()
+        db.engine.dispose()
+    assert from_database(raised.value).slug == "database_busy"
+
+
+def execute(connection: Any, statement: str) -> None:
+    connection.execute(statement)
+    connection.commit()
+
+
+def test_write_to_a_database_that_only_reads_is_answered_as_unavailable(
+    app: Flask, client: FlaskClient, engine_name: str
+) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    statement = "PRAGMA query_only=ON" if engine_name == "sqlite" else "SET default_transaction_read_only = on"
+    with app.app_context():
+        db.engine.dispose()
+        event.listen(db.engine, "connect", lambda connection, _record: execute(connection, statement))
+    response = client.post("/transactions", json=sale(bolt["id"]))
+    assert refusal(response) == (503, "database_unavailable")
+    assert listed(client.get("/products")) == [bolt]
+
+
+@on_sqlite
+def test_write_to_a_full_disk_is_refused_and_changes_nothing(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    with app.app_context():
+        pages = db.session.scalar(text("PRAGMA page_count"))
+        db.session.rollback()
+        db.engine.dispose()
+        event.listen(
+            db.engine, "connect", lambda connection, _record: execute(connection, f"PRAGMA max_page_count={pages}")
+        )
+    answers = [client.post("/transactions", json=sale(bolt["id"]) | {"quantity": 1, "notes": "x" * 500})]
+    while answers[-1].status_code == 201:
+        answers.append(client.patch(f"/products/{bolt['id']}", json={"description": f"{len(answers):01000}"}))
+        answers.append(client.post("/categories", json={"name": f"{len(answers):0100}", "description": "x" * 500}))
+    assert refusal(answers[-1]) == (507, "storage_full")
+    with nothing_changes(app):
+        client.post("/categories", json={"name": "y" * 100, "description": "x" * 500})
+    assert_ledger_is_sound(app)
+
+
+@contextmanager
+def meanwhile(app: Flask, table: str, work: Callable[[], object]) -> Iterator[None]:
+    """Run ``work`` in a thread of its own, to its end, after the first statement that reads from ``table``."""
+    pending = [work]
+
+    def intervene(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if pending and f"FROM {table}" in statement:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(pending.pop()).result()
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "after_cursor_execute", intervene)
+    yield
+    event.remove(engine, "after_cursor_execute", intervene)
+    assert not pending
+
+
+def test_product_and_its_movements_are_of_one_moment(app: Flask, client: FlaskClient, database_url: str) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    other = create_app({"DATABASE_URL": database_url}).test_client()
+    with meanwhile(app, "products", lambda: transaction(other, bolt["id"], "sale", 2)):
+        detail = body(client.get(f"/products/{bolt['id']}"))
+    assert (detail["quantity_on_hand"], [row["seq"] for row in detail["transactions"]]) == (5, [1])
+    assert body(client.get(f"/products/{bolt['id']}"))["quantity_on_hand"] == 3
+    with other.application.app_context():
+        db.engine.dispose()
+
+
+def test_category_and_its_products_are_of_one_moment(app: Flask, client: FlaskClient, database_url: str) -> None:
+    tools = category(client)
+    other = create_app({"DATABASE_URL": database_url}).test_client()
+    with meanwhile(app, "categories", lambda: product(other, category_id=tools["id"])):
+        detail = body(client.get(f"/categories/{tools['id']}"))
+    assert (detail["product_count"], detail["products"]) == (0, [])
+    assert body(client.get(f"/categories/{tools['id']}"))["product_count"] == 1
+    with other.application.app_context():
+        db.engine.dispose()
+
+
+def test_reading_takes_no_lock(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)
+    with app.app_context():
+        assert db.session.scalars(select(Product.id)).all() == [bolt["id"]]
+        assert db.session().in_transaction()
+        assert impatient.test_client().post("/transactions", json=sale(bolt["id"])).status_code == 201

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flask_migrate
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Index, UniqueConstraint, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from inventory import MIGRATIONS, create_app
+from inventory.database.base import Base, db
+from tests.builders import assert_ledger_is_sound, body, nothing_changes, product, refusal, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
+WITHOUT_EFFECT = {("0003", "postgresql")}  # what it forbids is SQLite's own
+Structure = list[tuple[str, str, Any]]  # kind, name, and the lines of the definition
+STRUCTURE = {
+    "sqlite": "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'",
+    "postgresql": """
+        SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid)
+            FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+        UNION ALL SELECT 'column', table_name || '.' || column_name,
+            concat_ws(' ', data_type, character_maximum_length, is_nullable, column_default, collation_name)
+            FROM information_schema.columns WHERE table_schema = 'public'
+    """,
+}
+
+
+@pytest.fixture
+def fresh(empty_database_url: str) -> Iterator[Flask]:
+    """The application on a database without tables."""
+    app = create_app({"DATABASE_URL": empty_database_url})
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+def upgrade(app: Flask, revision: str = "head", **options: Any) -> None:
+    with app.app_context():
+        flask_migrate.upgrade(revision=revision, **options)
+
+
+def downgrade(app: Flask, revision: str = "-1") -> None:
+    with app.app_context():
+        flask_migrate.downgrade(revision=revision)
+
+
+def structure(app: Flask) -> Structure:
+    """Everything that migrations make, as the database describes it."""
+    with app.app_context(), db.engine.connect() as connection:
+        found = connection.execute(text(STRUCTURE[connection.dialect.name]))
+        return sorted(
+            (kind, name, tuple(line.strip() for line in words.splitlines()))
+            for kind, name, words in found
+            if "alembic_version" not in name
+        )
+
+
+def stock_up(app: Flask) -> None:
+    """A product with some history."""
+    client = app.test_client()
+    bolt = product(client, cost=1.25, quantity_on_hand=10)
+    transaction(client, bolt["id"], "sale", 3, reference="INV-1")
+
+
+def test_the_way_back_and_forth_below_a_ledger_keeps_data_and_structure(fresh: Flask) -> None:
+    upgrade(fresh)
+    before = structure(fresh)
+    stock_up(fresh)
+    with nothing_changes(fresh):
+        downgrade(fresh, REVISIONS[0])
+        assert structure(fresh) != before
+        upgrade(fresh)
+    assert structure(fresh) == before
+    assert_ledger_is_sound(fresh)
+
+
+def test_every_step_back_undoes_exactly_its_step_forth(fresh: Flask, engine_name: str) -> None:
+    stages = {}
+    for revision in REVISIONS:
+        stages[revision] = structure(fresh)
+        upgrade(fresh, revision)
+    for revision in reversed(REVISIONS):
+        changed = structure(fresh) != stages[revision]
+        assert changed or (revision, engine_name) in WITHOUT_EFFECT
+        downgrade(fresh)
+        assert structure(fresh) == stages[revision]
+
+
+def test_all_the_way_back_leaves_nothing_and_forth_again_everything(fresh: Flask) -> None:
+    upgrade(fresh)
+    everything = structure(fresh)
+    downgrade(fresh, "base")
+    assert structure(fresh) == []
+    upgrade(fresh)
+    assert structure(fresh) == everything
+    stock_up(fresh)
+    assert_ledger_is_sound(fresh)
+
+
+def test_upgrade_of_what_is_up_to_date_changes_nothing(fresh: Flask) -> None:
+    upgrade(fresh)
+    stock_up(fresh)
+    before = structure(fresh)
+    with nothing_changes(fresh):
+        upgrade(fresh)
+    assert structure(fresh) == before
+
+
+def test_way_back_is_refused_while_the_ledger_has_rows_and_keeps_everything(fresh: Flask) -> None:
+    upgrade(fresh)
+    before = structure(fresh)
+    stock_up(fresh)
+    with nothing_changes(fresh), pytest.raises(SystemExit, match="The ledger has rows"):
+        downgrade(fresh, "base")
+    assert structure(fresh) == before
+
+
+def test_migration_that_fails_leaves_nothing_behind(fresh: Flask) -> None:
+    upgrade(fresh, REVISIONS[0])
+    with fresh.app_context(), db.engine.begin() as connection:
+        connection.execute(text("CREATE INDEX ix_transactions_created_at_id ON transactions (id)"))
+    before = structure(fresh)
+    with pytest.raises(DBAPIError):
+        upgrade(fresh)
+    assert structure(fresh) == before
+
+
+def test_migrations_written_out_as_sql_make_the_same(
+    fresh: Flask, app: Flask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upgrade(fresh, sql=True)
+    script = capsys.readouterr().out
+    assert structure(fresh) == []
+    with fresh.app_context(), db.engine.begin() as connection:
+        for statement in script.split(";\n\n"):
+            if statement.strip() not in {"", "BEGIN", "COMMIT"}:
+                connection.exec_driver_sql(statement.strip().replace("%", "%%"))
+    assert structure(fresh) == structure(app)
+
+
+def test_models_do_not_differ_from_the_migrated_tables(app: Flask) -> None:
+    with app.app_context(), db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_models_by_themselves_would_make_the_same_tables(fresh: Flask, app: Flask) -> None:
+    """Also what Alembic's comparison leaves out: CHECK constraints, defaults, collations, names."""
+    with fresh.app_context(), db.engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:
+            connection.execute(CreateTable(table))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index))
+
+    def tables_and_indexes(app: Flask) -> Structure:
+        return [
+            (kind, name, sorted(line.rstrip(", ") for line in lines))
+            for kind, name, lines in structure(app)
+            if kind not in {"trigger", "function"}
+        ]
+
+    assert tables_and_indexes(fresh) == tables_and_indexes(app)
+
+
+def test_every_foreign_key_is_served_by_an_index() -> None:
+    tables = Base.metadata.sorted_tables
+    first_columns = {
+        (table.name, next(iter(part.columns)).name)
+        for table in tables
+        for part in [*table.indexes, *table.constraints]
+        if isinstance(part, Index | UniqueConstraint)
+    }
+    keys = {(key.parent.table.name, key.parent.name) for table in tables for key in table.foreign_keys}
+    assert keys <= first_columns
+
+
+def test_health_says_how_far_the_database_is_migrated(fresh: Flask) -> None:
+    client = fresh.test_client()
+    for before, revision in zip([None, *REVISIONS], REVISIONS, strict=False):
+        answer = client.get("/health")
+        assert refusal(answer) == (503, "database_unavailable")
+        assert body(answer)["details"] == {"revision": before, "head": REVISIONS[-1]}
+        upgrade(fresh, revision)
+    answer = client.get("/health")
+    assert (answer.status_code, body(answer)["revision"]) == (200, REVISIONS[-1])

@@ -1,0 +1,148 @@
+"""Errors that no view raises: unknown addresses and methods, bodies too large or broken, and the unexpected."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections import defaultdict
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+import sqlalchemy.exc
+from sqlalchemy import text
+
+from inventory import create_app
+from inventory.database.base import db
+from tests.contract import assert_envelope, routes
+from tests.servers import Gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+    from flask.testing import FlaskClient
+
+PRIVATE = "SELECT fingerprint FROM /srv/inventory/keys.py"
+
+UNKNOWN_PATHS = ["/nothing", "/products/1/nothing", "/products/one", "/products;1", "/products%00", "/%FF"]
+UNKNOWN_PATHS += ["/docs/nothing", "/static/style.css", "/.git/config", "/docs/../wsgi.py", "/docs/%2e%2e/wsgi.py"]
+
+
+@pytest.mark.parametrize("path", UNKNOWN_PATHS)
+def test_an_unknown_address_is_404(shared_app: Flask, path: str) -> None:
+    response = shared_app.test_client().get(path)
+    assert assert_envelope(response, 404, path) == "not_found"
+
+
+def test_an_unknown_address_is_404_whatever_its_parameters(shared_app: Flask) -> None:
+    response = shared_app.test_client().get("/nothing?a=1&a=2")
+    assert assert_envelope(response, 404, "repeated parameters") == "not_found"
+
+
+def test_another_method_is_405_and_allow_lists_the_methods_there_are(shared_app: Flask) -> None:
+    served = defaultdict(set)
+    for method, path in routes(shared_app):
+        served[path].add(method)
+    client = shared_app.test_client()
+    for path, methods in served.items():
+        known = {"path": "index.html", "batch_id": "00000000-0000-4000-8000-000000000000"}
+        address = path.format_map(defaultdict(lambda: "1", known))
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"} - methods:
+            response = client.open(f"{address}?a=1&a=2", method=method)
+            assert assert_envelope(response, 405, f"{method} {path}") == "method_not_allowed"
+            assert set(response.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"} == methods, path
+
+
+@pytest.fixture
+def small_server(database_url: str) -> Iterator[Gunicorn]:
+    """A server that takes a kibibyte, of JSON and of CSV alike."""
+    with Gunicorn(database_url, INVENTORY_MAX_BODY_BYTES="1024", INVENTORY_MAX_IMPORT_BYTES="1024") as running:
+        yield running
+
+
+def post(
+    server: Gunicorn, path: str, content_type: str, chunks: list[bytes], *, length: int | None
+) -> tuple[int, bytes]:
+    """Send a body with a Content-Length, or without one in chunks as they stand."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Type", content_type)
+    if length is None:
+        connection.putheader("Transfer-Encoding", "chunked")
+    else:
+        connection.putheader("Content-Length", str(length))
+    connection.endheaders()
+    connection.send(b"".join(chunks))
+    response = connection.getresponse()
+    answer = response.status, response.read()
+    connection.close()
+    return answer
+
+
+BODIES = [("/categories", "application/json", b'{"name": "Nuts"}'), ("/import/products", "text/csv", b"sku,name\n")]
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("path", "content_type", "body"), BODIES, ids=["JSON", "CSV"])
+def test_a_body_past_the_limit_is_413_with_and_without_its_length(
+    small_server: Gunicorn, path: str, content_type: str, body: bytes
+) -> None:
+    padded = body.ljust(1_025, b"\n")
+    chunked = [b"%x\r\n%b\r\n" % (len(padded), padded), b"0\r\n\r\n"]
+    for status, answer in (
+        post(small_server, path, content_type, [padded], length=len(padded)),
+        post(small_server, path, content_type, chunked, length=None),
+        post(small_server, path, content_type, [], length=10**30),
+    ):
+        assert (status, b'"payload_too_large"' in answer) == (413, True), answer
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("path", "content_type", "body"), BODIES, ids=["JSON", "CSV"])
+def test_a_body_in_broken_chunks_is_400(small_server: Gunicorn, path: str, content_type: str, body: bytes) -> None:
+    status, answer = post(small_server, path, content_type, [b"zz\r\n", body, b"\r\n0\r\n\r\n"], length=None)
+    assert (status, b'"code":400' in answer) == (400, True), answer
+    assert "Traceback" not in small_server.output()
+
+
+UNEXPECTED = [
+    RuntimeError(PRIVATE),
+    KeyError(PRIVATE),
+    RecursionError(PRIVATE),
+    OSError(5, PRIVATE),
+    sqlalchemy.exc.InvalidRequestError(PRIVATE),
+    sqlalchemy.exc.StatementError(PRIVATE, PRIVATE, {"sku": PRIVATE}, ValueError(PRIVATE)),
+]
+
+
+@pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
+def test_the_unexpected_is_500_that_tells_nothing_and_is_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app({"DATABASE_URL": "sqlite://"})
+
+    @app.get("/broken")
+    def broken() -> NoReturn:
+        raise error
+
+    with caplog.at_level(logging.ERROR):
+        response = app.test_client().get("/broken")
+    assert assert_envelope(response, 500, error) == "internal_error"
+    assert "keys" not in response.text
+    assert PRIVATE in caplog.text
+
+
+@pytest.mark.parametrize("statement", ["SELEKT 1", "INSERT INTO categories (id) VALUES (1)"])
+def test_an_unexpected_error_of_the_database_is_500_that_tells_nothing_and_is_logged(
+    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture, statement: str
+) -> None:
+    @app.get("/broken")
+    def broken() -> str:
+        db.session.execute(text(statement))
+        return "not reached"
+
+    with caplog.at_level(logging.ERROR):
+        response = client.get("/broken")
+    assert assert_envelope(response, 500, statement) == "internal_error"
+    assert "categories" not in response.text
+    assert statement in caplog.text
