@@ -1,18 +1,20 @@
-# `make help` lists the targets. Everything is installed into .venv, from hash-pinned lock files.
+# `make help` lists the targets. Dependencies are installed into .venv and .venv-tools, from lock files with hashes.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 FLASK := $(BIN)/flask --app wsgi
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with make PYTHON=…")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is required; select it with make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock | $(BIN)/python
@@ -23,34 +25,54 @@ $(VENV)/.development: requirements-dev.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@ $(VENV)/.runtime
 
+$(TOOLS)/.installed: requirements-tools.lock tests/external/package-lock.json tests/external/.npmrc | $(BIN)/python
+	$(BIN)/python -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tools.lock
+	cd tests/external && PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm ci --silent
+	@touch $@
+
 .PHONY: run
-run: db ## Migrate, fill in a small demo if empty, and serve on http://127.0.0.1:8000 (ARGS='-b …' elsewhere)
+run: db ## Migrate, add demo data if empty, and serve on http://127.0.0.1:8000 (ARGS='-b …' to change)
 	$(FLASK) seed --if-empty
 	$(BIN)/gunicorn wsgi:app $(ARGS)
 
 .PHONY: db
-db: $(VENV)/.runtime ## Bring the database to the newest migration
+db: $(VENV)/.runtime ## Upgrade the database to the latest migration
 	$(FLASK) db upgrade
 
 .PHONY: test
-test: $(VENV)/.development ## Run all tests, on SQLite and on PostgreSQL where one is reachable, with coverage
+test: $(VENV)/.development ## Run the tests on SQLite, and on PostgreSQL if reachable (ARGS='-k csv' selects tests)
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
+	$(PYTEST) -m 'not reliability and not external' --cov --cov-report=term $(if $(ARGS),--cov-fail-under=0) $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(VENV)/.development ## Run the fast tests on SQLite, without coverage
+	TEST_ENGINES=sqlite $(PYTEST) -m 'not slow and not reliability and not external' $(ARGS)
+
+.PHONY: external
+external: $(VENV)/.development tools ## Test the service with third-party tools and generated clients
+	TEST_REQUIRE_TOOLS=1 $(PYTEST) -m external $(ARGS)
+
+.PHONY: tools
+tools: $(TOOLS)/.installed ## Install the third-party tools for tests/external
 
 .PHONY: bench
-bench: $(VENV)/.development ## Load a year of real sales into the new database that DATABASE_URL names
-	@test -n "$(DATABASE_URL)" || { echo "Say where: make bench DATABASE_URL=postgresql://…/a_new_database"; exit 2; }
+bench: $(VENV)/.development ## Load a year of real sales into the empty database at DATABASE_URL
+	@test -n "$(DATABASE_URL)" || { echo "Set DATABASE_URL: make bench DATABASE_URL=postgresql://…/new"; exit 2; }
 	$(FLASK) db upgrade
 	$(BIN)/python -m benchmarks.online_retail "$(DATABASE_URL)"
 
 .PHONY: reliability
-reliability: $(VENV)/.development ## Run the fault bench and write its figures into docs/reliability.md (TEST_RELIABILITY_SCALE=10: more)
+reliability: $(VENV)/.development ## Run the fault bench on both engines (TEST_RELIABILITY_SCALE=10 for a longer run)
 	mkdir -p build && rm -f build/reliability.jsonl
 	TEST_REQUIRE_ENGINES=sqlite,postgresql TEST_RELIABILITY_FIGURES=build/reliability.jsonl $(BIN)/pytest tests/reliability $(ARGS)
+
+.PHONY: reliability-report
+reliability-report: reliability ## Run the fault bench and write its results to docs/reliability.md
 	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
 
 .PHONY: mutation
-mutation: $(VENV)/.development ## Change the ledger's code in small ways and see that the tests notice
+mutation: $(VENV)/.development ## Run mutation tests on the code of the ledger
 	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
 
@@ -60,19 +82,20 @@ lint: $(VENV)/.development ## Check style and formatting
 	$(BIN)/ruff format --check
 
 .PHONY: format
-format: $(VENV)/.development ## Put the code into its standard form
+format: $(VENV)/.development ## Fix lint errors and format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 .PHONY: types
-types: $(VENV)/.development ## Check types, strictly
+types: $(VENV)/.development ## Check types with mypy in strict mode
 	$(BIN)/mypy
 
 .PHONY: lock
-lock: ## Renew the lock files (needs uv)
+lock: ## Update the lock files (requires uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --group tools -o requirements-tools.lock
 
 .PHONY: clean
-clean: ## Remove the environment and caches; the database in instance/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage*
+clean: ## Remove environments and caches, but not the database in instance/
+	rm -rf $(VENV) $(TOOLS) tests/external/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage* build mutants

@@ -1,48 +1,75 @@
-"""gunicorn's settings; the command line still overrides them (``-b``, ``-w``, ``--threads``)."""
+"""gunicorn settings. The command line overrides them (``-b``, ``-w``, ``--threads``).
 
+This file must not import the service: the master would keep the old code and pass it to new workers.
+"""
+
+import json
 import os
-import socket
+import signal
+import subprocess
+import sys
+from importlib import import_module
 from typing import Any
 
-import orjson
-from gunicorn import util
-from werkzeug.http import HTTP_STATUS_CODES
+if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    # As PID 1 of a container, the process ignores SIGTERM until a handler is installed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-from inventory import create_app
-from inventory.web.handlers import error_of_status
 
-# Made here as well, so that a wrong setting ends the start with its one line and not in a loop of dying workers.
-settings = create_app().config
+def check_start() -> dict[str, int]:
+    """Returns the numbers of workers and threads. Exits with 2 if the service cannot start.
+
+    The reason is already printed.
+    """
+    check = subprocess.run([sys.executable, "-m", "inventory.server.startup"], stdout=subprocess.PIPE, check=False)
+    if check.returncode != 0:
+        sys.exit(2)
+    settings: dict[str, int] = json.loads(check.stdout)
+    return settings
+
+
+settings = check_start()
 
 bind = "127.0.0.1:8000"
-workers = settings["INVENTORY_WORKERS"]
+workers = settings["workers"]
 worker_class = "gthread"
-threads = settings["INVENTORY_THREADS"]
-# Nothing is opened at import, and each worker imports for itself: no connection is ever shared by a fork.
+threads = settings["threads"]
+# Each worker imports the application itself, so that no connection is shared by a fork.
 preload_app = False
 timeout = 60
 graceful_timeout = 30
 keepalive = 75
-# Heartbeats go to memory where there is some: a slow disk must not look like a dead worker.
+# Heartbeat files are in memory: on a slow disk, gunicorn could take a live worker for dead.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112
-# No header of a request decides under which path the application lies.
+# Request headers must not set SCRIPT_NAME.
 forwarder_headers = ""
 control_socket_disable = True
 limit_request_line = 8190
 
 
-def write_envelope(connection: socket.socket, status: int, _reason: str, _details: str) -> None:
-    """Answer what cannot even be read as a request, and so never reaches the application."""
-    error = error_of_status(status)
-    body = orjson.dumps(error.envelope()) + b"\n"
-    head = f"HTTP/1.1 {error.status} {HTTP_STATUS_CODES[error.status]}\r\nConnection: close\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    util.write_nonblock(connection, head.encode() + body)
-
-
-# gunicorn has no setting for it, and its own answer is a page of HTML.
-util.write_error = write_envelope
-
-
 def on_starting(server: Any) -> None:
-    server.log.warning("API keys do not exist yet: every request is answered without one. Keep the address private.")
+    server.log.warning("API keys are not implemented yet: requests are not authenticated. Keep the address private.")
+    survive_failed_reloads(server)
+
+
+def survive_failed_reloads(server: Any) -> None:
+    """Keep the old workers if this file cannot be reloaded after SIGHUP; gunicorn itself would exit."""
+    reload = server.handle_hup
+
+    def handle_hup() -> None:
+        settings_in_use = server.app.cfg
+        try:
+            reload()
+        except SystemExit:
+            if os.getpid() != server.pid:  # a worker started by the reload exits
+                raise
+            server.app.cfg = settings_in_use
+            server.log.warning(
+                "Reload failed: the service cannot start with the new code or settings. The old workers continue."
+            )
+
+    server.handle_hup = handle_hup
+
+
+def post_worker_init(worker: Any) -> None:
+    import_module("inventory.server.worker").start(worker.wsgi)

@@ -1,9 +1,9 @@
-"""Loads a gift shop's whole year, 541,909 lines in the order of their dates, through the ledger's one writer.
+"""Loads one year of sales of a gift shop, 541,909 lines in the order of their dates, with ``record``.
 
     python -m benchmarks.online_retail postgresql://127.0.0.1/new_database
 
-The database must be migrated and empty; the data must lie where tests/realdata.py looks for it. Exits with 1 if the
-ledger does not add up to the file's own control totals.
+The database must be migrated and empty. The data must be where tests/realdata.py expects it. Exits with 1 if the ledger
+does not match the control totals of the file.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import click
 from sqlalchemy import case, func, select
 
 from inventory import create_app
-from inventory.database.base import db, unit_of_work
+from inventory.database.base import db
 from inventory.database.engines import server_version
+from inventory.database.unit_of_work import unit_of_work
 from inventory.import_export import importer
 from inventory.models.category import Category
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
 from inventory.transactions.service import record
 from tests import realdata, retail
-from tests.builders import assert_ledger_is_sound
+from tests.builders import assert_ledger_is_consistent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# Rows of the ledger by reason; a sale has none.
+# Ledger rows by reason; sales have none.
 EXPECTED = {
     None: retail.KINDS["sale"],
     "return": retail.KINDS["return"],
@@ -41,7 +42,7 @@ EXPECTED = {
 
 
 def import_articles() -> None:
-    """Import every article with the least stock from which the year never runs out."""
+    """Import all articles with the smallest opening stock that lasts for the year."""
     articles = retail.articles(retail.lines())
     file = retail.product_file((article, article.opening_for_the_year) for article in articles)
     start = time.perf_counter()
@@ -72,8 +73,8 @@ def print_pace(what: str, rows: int, seconds: float) -> None:
 
 
 def adds_up() -> bool:
-    """Print the control totals as the database adds them up, and say whether they are the file's."""
-    # The file counts as positive what was sold, given away or found, and as negative what came back or was lost.
+    """Print the totals of the database. Returns whether they match those of the file."""
+    # In the file, units sold, given away or found are positive, and units returned or lost are negative.
     units = case(
         (Transaction.reason == "loss", Transaction.delta),
         (Transaction.reason == "other", func.abs(Transaction.delta)),
@@ -101,14 +102,14 @@ def main(database_url: str, chunk: int) -> None:
     app = create_app({"DATABASE_URL": database_url})
     with app.app_context():
         if any(db.session.scalar(select(model.id).limit(1)) is not None for model in (Category, Product, Transaction)):
-            raise click.ClickException("The database is not empty; give a new one.")
+            raise click.ClickException("The database is not empty. Use a new one.")
         print(server_version(db.session.connection()))
         import_articles()
         load_year(chunk)
         if not adds_up():
-            raise click.ClickException("The ledger does not add up to the file's totals.")
-    assert_ledger_is_sound(app)
-    print("The ledger is sound and adds up to the file's totals.")
+            raise click.ClickException("The ledger does not match the totals of the file.")
+    assert_ledger_is_consistent(app)
+    print("The ledger is consistent and matches the totals of the file.")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
-"""A stock ledger behind a REST API."""
+"""A stock ledger with a REST API."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask_migrate import Migrate
 
-from inventory import cli, config
+from inventory import config
 from inventory.categories.routes import blueprint as categories
-from inventory.database import base as db
-from inventory.import_export.routes import blueprint as exchange
+from inventory.cli import backup_commands, commands
+from inventory.database import base, unit_of_work
+from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
-from inventory.web import api, docs, handlers, health
+from inventory.web import admission, api, docs, handlers, health
+from inventory.web.openapi import info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,19 +24,22 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
-def create_app(overrides: Mapping[str, Any] | None = None) -> Flask:
-    """The application. ``overrides`` are settings by name, or Flask configuration keys; see config.py.
+def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
+    """Create the application. ``overrides`` are settings or Flask configuration keys; see config.py.
 
-    Opens no connection. Raises ConfigError for a setting that is unknown or invalid.
+    Opens no connection. Raises ConfigError for an unknown or invalid setting.
     """
     app = Flask(__name__, static_folder=None)
-    app.config |= docs.openapi_settings() | config.load(overrides)
-    db.init_app(app)
-    Migrate(app, db.db, directory=str(MIGRATIONS))
+    app.config |= info.settings() | config.load(overrides)
+    base.init_app(app)
+    unit_of_work.init_app(app)
+    Migrate(app, base.db, directory=str(MIGRATIONS))
     handlers.init_app(app)
+    admission.init_app(app)
     smorest = api.init_app(app)
-    for blueprint in (categories, products, transactions, exchange, health.blueprint):
+    for blueprint in (categories, products, transactions, import_export, health.blueprint):
         smorest.register_blueprint(blueprint)
     docs.init_app(app, smorest)
-    cli.init_app(app)
+    commands.init_app(app)
+    backup_commands.init_app(app)
     return app

@@ -1,18 +1,21 @@
-"""Settings: defaults, then the environment, then the mapping that tests pass in; checked once, at start.
+"""Settings: defaults, then environment variables, then the overrides of tests. They are validated once, at start.
 
-The schema below is the whole list. An unknown ``INVENTORY_…`` variable or a value out of bounds stops the
-start with one line that names it.
+The schema below lists all settings. An unknown ``INVENTORY_…`` variable or an invalid value stops the start with a
+message that names it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from marshmallow import ValidationError, fields, validate
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from inventory.errors import ConfigError
 from inventory.fields import Choice, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
@@ -23,24 +26,46 @@ MEBIBYTE = 1024 * 1024
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
 
 
-class ConfigError(SystemExit):
-    """A setting is unknown or invalid. Raised at start; as a SystemExit it ends the process with its one line."""
-
-
 def check_database_url(value: str) -> None:
     try:
         driver = make_url(value).drivername
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+    except (ArgumentError, ValueError):  # an invalid port raises ValueError
         driver = ""
     if driver not in DRIVERS:
-        raise ValidationError("Not a sqlite:///… or postgresql://… URL.")
+        raise ValidationError("Must be a sqlite:///… or postgresql://… URL.")
+
+
+class HostNames(fields.String):
+    """Comma-separated host names. A name with a leading dot matches all subdomains."""
+
+    default_error_messages = {  # noqa: RUF012 - marshmallow's own form
+        "name": "Must be a comma-separated list of host names without ports, such as stock.example.com."
+    }
+
+    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object) -> Any:
+        names = [name.strip().lower() for name in super()._deserialize(value, attr, data, **kwargs).split(",")]
+        if not all(re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[a-f0-9:.]+\]", name) for name in names):
+            raise self.make_error("name")
+        return tuple(names)
+
+
+def check_folder(value: str) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=value):
+            pass
+    except OSError as error:
+        raise ValidationError(f"Cannot create files in this directory: {error.strerror}.") from None
 
 
 class Settings(TextSchema):
+    error_messages = {"unknown": "Unknown setting."}  # noqa: RUF012 - marshmallow's own form
+
     DATABASE_URL = fields.String(
         load_default="sqlite:///inventory.db",
         validate=check_database_url,
-        metadata={"description": "SQLite file (a relative one lies in Flask's instance folder) or PostgreSQL URL"},
+        metadata={
+            "description": "SQLite or PostgreSQL URL; a relative SQLite path is resolved in Flask's instance folder"
+        },
     )
     INVENTORY_AUTH = Choice(
         ["keys", "off"], load_default="keys", metadata={"description": "whether API keys are required"}
@@ -53,47 +78,58 @@ class Settings(TextSchema):
     INVENTORY_THREADS = Integer(
         load_default=8,
         validate=validate.Range(1, 256),
-        metadata={"description": "threads in each worker, and so database connections"},
+        metadata={"description": "threads per worker, and size of its connection pool"},
     )
     INVENTORY_BUSY_TIMEOUT_MS = Integer(
         load_default=5_000,
         validate=validate.Range(1, 60_000),
-        metadata={"description": "how long a request waits for a lock before 503 database_busy"},
+        metadata={"description": "milliseconds to wait for a lock before returning 503 database_busy"},
     )
     INVENTORY_STATEMENT_TIMEOUT_MS = Integer(
         load_default=30_000,
         validate=validate.Range(1, 3_600_000),
-        metadata={"description": "how long one PostgreSQL statement may run"},
+        metadata={"description": "PostgreSQL statement timeout in milliseconds"},
     )
     INVENTORY_REQUIRE_IDEMPOTENCY_KEY = Flag(
         load_default=False,
-        metadata={"description": "whether every POST that moves stock must carry an Idempotency-Key"},
+        metadata={"description": "require an Idempotency-Key on every request that changes stock"},
+    )
+    INVENTORY_TRUSTED_HOSTS = HostNames(
+        load_default=(),
+        metadata={"description": "comma-separated list of allowed Host names"},
     )
     INVENTORY_MAX_BODY_BYTES = Integer(
-        load_default=8 * MEBIBYTE,  # a batch of the longest lines, each letter written as two escapes
+        load_default=MEBIBYTE,  # a batch of 1,000 lines of a kilobyte each
         validate=validate.Range(1_024, 64 * MEBIBYTE),
-        metadata={"description": "largest JSON body"},
+        metadata={"description": "maximum size of a request body, except for imports"},
     )
     INVENTORY_MAX_IMPORT_BYTES = Integer(
         load_default=256 * MEBIBYTE,
         validate=validate.Range(1_024, 4_096 * MEBIBYTE),
-        metadata={"description": "largest CSV file for the import"},
+        metadata={"description": "maximum size of an imported CSV file"},
+    )
+    INVENTORY_TEMP_DIR = fields.String(
+        load_default=None,
+        validate=check_folder,
+        metadata={
+            "description": "directory for temporary files; an import needs up to three times the size of its file"
+        },
     )
 
 
 def sqlalchemy_url(database_url: str) -> str:
-    """The same URL with the driver named: psycopg 3 for ``postgres://`` and ``postgresql://``."""
+    """The URL with an explicit driver: psycopg 3 for ``postgres://`` and ``postgresql://``."""
     url = make_url(database_url)
     if url.drivername in {"postgres", "postgresql"}:
         url = url.set(drivername="postgresql+psycopg")
     return url.render_as_string(hide_password=False)
 
 
-def load(overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Read and check the settings.
+def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Load and validate the settings.
 
-    Returns Flask's configuration keys. ``overrides`` may hold settings by their names here and any key of Flask
-    or of an extension, which passes through unchecked. Raises ConfigError.
+    Returns Flask configuration keys. ``overrides`` may contain settings, and keys of Flask or its extensions, which are
+    not validated. Raises ConfigError.
     """
     environ = os.environ if environ is None else environ
     declared = Settings._declared_fields  # noqa: SLF001
@@ -108,10 +144,12 @@ def load(overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] 
         settings: dict[str, Any] = Settings().load(given)
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
-        raise ConfigError(f"inventory: cannot start, wrong setting: {problems}") from None
+        raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None
     return {
         **settings,
         "SQLALCHEMY_DATABASE_URI": sqlalchemy_url(settings["DATABASE_URL"]),
         "MAX_CONTENT_LENGTH": settings["INVENTORY_MAX_BODY_BYTES"],
+        # An import form has one part. Up to 500 kB of each part are kept in memory.
+        "MAX_FORM_PARTS": 10,
         **others,
     }

@@ -1,4 +1,4 @@
-"""Demo data: the same every time, through the same doors as everything else."""
+"""Demo data. It is the same in every run and is created through the services."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.database.base import db, fold, unit_of_work
+from inventory.database.base import db
+from inventory.database.types import fold
+from inventory.database.unit_of_work import unit_of_work
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
 from inventory.products import service as products
@@ -54,9 +56,9 @@ def is_empty() -> bool:
 
 
 def seed(product_count: int, transaction_count: int, progress: Callable[[int], None]) -> Seeded:
-    """Bring the demo data up to the given sizes; what an earlier run made is kept and counted.
+    """Create demo data up to the given numbers. Data of an earlier run is kept and counted.
 
-    Product and movement number n are the same in every run. ``progress`` gets the number of steps done.
+    Product n and movement n are the same in every run. ``progress`` is called with the number of steps done.
     """
     category_ids, new_categories = seed_categories()
     made = 0
@@ -76,7 +78,7 @@ def seed(product_count: int, transaction_count: int, progress: Callable[[int], N
 
 @unit_of_work
 def seed_categories() -> tuple[list[int], int]:
-    """The ids of the demo's categories, and how many of them were not there."""
+    """The ids of the demo categories, and the number of those created."""
     found = [categories.find_by_name(name) for name in CATEGORIES]
     ids = [(known or categories.create({"name": name})).id for name, known in zip(CATEGORIES, found, strict=True)]
     return ids, found.count(None)
@@ -97,7 +99,7 @@ def sku_of(number: int) -> str:
 
 
 def product(number: int, category_ids: list[int]) -> dict[str, Any]:
-    chance = random.Random(number)  # noqa: S311 - the same data every time is the point
+    chance = random.Random(number)  # noqa: S311 - the data must be reproducible
     category = number % len(CATEGORIES)
     nouns = list(CATEGORIES.values())[category]
     cost = Decimal(chance.randint(20, 9_000)) / 100

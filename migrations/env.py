@@ -8,16 +8,16 @@ from flask import current_app
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database.base import Base
-from inventory.database.engines import WRITE, begin_migration
+from inventory.database.engines import WRITE, begin_migration, create_if_missing
 from inventory.database.errors import from_database
-from inventory.errors import InternalError
+from inventory.errors import InternalError, ServiceError
 
 database = current_app.extensions["migrate"].db
-INSUFFICIENT_PRIVILEGE = "42501"  # the role may not create tables in the schema public, say
+INSUFFICIENT_PRIVILEGE = "42501"  # for example, the role may not create tables in the schema public
 
 
 def run_migrations_online() -> None:
-    """Run; what the operator has to put right is said in one line, a migration's own fault keeps its traceback."""
+    """Run the migrations. Errors that the operator can fix are reported in one line, others with a traceback."""
     try:
         run_in_one_transaction()
     except DBAPIError as error:
@@ -25,23 +25,37 @@ def run_migrations_online() -> None:
         if unknown and getattr(error.orig, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
         words = str(error.orig).partition("\n")[0]
-        raise CommandError(f"The database {database.engine.url.database} says: {words}") from None
+        raise CommandError(f"Database {database.engine.url.database}: {words}") from None
+    except ServiceError as error:
+        raise CommandError(error.message) from None
+    except OSError as error:
+        raise CommandError(f"Cannot create the database {error.filename}: {error.strerror}.") from None
 
 
 def run_in_one_transaction() -> None:
-    """So that a migration that fails leaves nothing behind, on SQLite too."""
+    """Run in one transaction, so that a failed migration changes nothing, on SQLite, too."""
+    if changes_revision():
+        create_if_missing(database.engine)
     with database.engine.connect().execution_options(**{WRITE: True}) as connection:
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,
             render_as_batch=True,
             transaction_per_migration=False,
-            # SQLite's too, since it is not the driver here that begins and ends transactions.
+            # Also for SQLite, because the driver does not control transactions here.
             transactional_ddl=True,
         )
         with context.begin_transaction():
             begin_migration(connection)
             context.run_migrations()
+
+
+def changes_revision() -> bool:
+    """Whether the command changes the revision, like upgrade or stamp, and is not read-only, like current."""
+    try:
+        return context.get_revision_argument() is not None
+    except KeyError:
+        return False
 
 
 def run_migrations_offline() -> None:

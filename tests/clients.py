@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -50,8 +51,8 @@ class HttpClient:
     def get(self, path: str) -> Answer:
         return self.request("GET", path)
 
-    def post(self, path: str, facts: Any) -> Answer:
-        return self.request("POST", path, json.dumps(facts).encode())
+    def post(self, path: str, fields: Any) -> Answer:
+        return self.request("POST", path, json.dumps(fields).encode())
 
     def post_csv(self, path: str, text: str) -> Answer:
         return self.request("POST", path, text.encode(), "text/csv")
@@ -61,6 +62,18 @@ class HttpClient:
 
     def __exit__(self, *_exception: object) -> None:
         self.connection.close()
+
+
+def answer_to(url: str, request: bytes) -> Answer:
+    """The first answer to these very bytes."""
+    address = urlsplit(url)
+    with (
+        socket.create_connection((address.hostname, address.port), timeout=10) as connection,
+        http.client.HTTPResponse(connection) as response,
+    ):
+        connection.sendall(request)
+        response.begin()
+        return Answer(response.status, dict(response.headers), response.read())
 
 
 def post_all(url: str, path: str, bodies: Iterable[Any], *, clients: int) -> list[Answer]:

@@ -1,20 +1,19 @@
-"""Fixtures: every test gets a migrated, empty database to itself, on each engine in turn."""
+"""Fixtures: every test gets a migrated, empty database, on each engine in turn."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from inventory import create_app
 from inventory.database.base import db
-from tests import postgresql
-from tests import valid_requests as sound
+from tests import postgresql, valid_requests
+from tests.environments import Database, Environment, Environments, SqliteDatabase
 from tests.reliability import figures
-from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +22,16 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.servers import Gunicorn
+
+NewDatabase: TypeAlias = Callable[..., Database]
+
 REQUIRED = [name for name in os.environ.get("TEST_REQUIRE_ENGINES", "").split(",") if name]
 WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
 SERVER = postgresql.find_server() if "postgresql" in WANTED else None
 ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
 
+SLOW_FIXTURES = {"server", "browser", "rendered"}
 # For what only one of the engines can do.
 on_sqlite = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "sqlite"])
 on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
@@ -36,6 +40,13 @@ on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES
 def pytest_configure() -> None:
     if missing := set(REQUIRED) - set(ENGINES):
         pytest.exit(f"required, but not reachable: {', '.join(missing)}; see TEST_DATABASE_URL", returncode=3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a server or a browser are slow."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_report_header() -> str:
@@ -70,13 +81,34 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_databases() -> Iterator[postgresql.Databases]:
+def postgresql_template() -> Iterator[str]:
     assert SERVER is not None
     with postgresql.new_database(SERVER) as template:
         migrate(SERVER.url(template))
-        databases = postgresql.Databases(SERVER, template)
-        with databases.spare:
-            yield databases
+        yield template
+
+
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewDatabase:
+    """Makes a migrated, empty database of an engine; one of SQLite in a folder."""
+
+    def make(engine_name: str, folder: Path | None = None) -> Database:
+        if engine_name == "sqlite":
+            template = request.getfixturevalue("sqlite_template")
+            return SqliteDatabase(template, folder or tmp_path_factory.mktemp("database"))
+        assert SERVER is not None
+        return postgresql.Database(SERVER, request.getfixturevalue("postgresql_template"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def environments(new_database: NewDatabase) -> Iterator[dict[str, Environments]]:
+    """Environments of each engine."""
+    every = {name: Environments(partial(new_database, name)) for name in ("sqlite", "postgresql")}
+    yield every
+    for environments in every.values():
+        environments.close()
 
 
 @pytest.fixture(params=ENGINES)
@@ -89,49 +121,47 @@ def engine_name(request: pytest.FixtureRequest) -> str:
 def empty_database_url(engine_name: str, tmp_path: Path) -> Iterator[str]:
     """A database without tables."""
     if engine_name == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        path = tmp_path / "empty.db"
+        path.touch()
+        yield f"sqlite:///{path}"
     else:
         assert SERVER is not None
         with postgresql.new_database(SERVER) as name:
             yield SERVER.url(name)
 
 
-@contextmanager
-def new_database(request: pytest.FixtureRequest, engine_name: str, directory: Path) -> Iterator[str]:
-    if engine_name == "sqlite":
-        copy = directory / "inventory.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
-        yield f"sqlite:///{copy}"
-    else:
-        assert SERVER is not None
-        with request.getfixturevalue("postgresql_databases").one() as name:
-            yield SERVER.url(name)
+@pytest.fixture
+def environment(environments: dict[str, Environments], engine_name: str) -> Iterator[Environment]:
+    """A migrated, empty database with an application and a server, which earlier tests may have used."""
+    with environments[engine_name].one() as environment:
+        yield environment
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, engine_name: str, tmp_path: Path) -> Iterator[str]:
+def own_environment(new_database: NewDatabase, engine_name: str, tmp_path: Path) -> Iterator[Environment]:
+    """An environment that only this test uses, so that it may add routes or listeners, or move the database's file."""
+    environment = Environment(new_database(engine_name, tmp_path))
+    yield environment
+    environment.close()
+
+
+@pytest.fixture
+def database_url(environment: Environment) -> str:
     """A migrated, empty database."""
-    with new_database(request, engine_name, tmp_path) as url:
-        yield url
+    return environment.url
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+def shared_app(request: pytest.FixtureRequest, environments: dict[str, Environments]) -> Iterator[Flask]:
     """The service with the rows of tests/valid_requests.py, for all those tests of a module that change nothing."""
-    with new_database(request, request.param, tmp_path_factory.mktemp("shared")) as url:
-        app = create_app({"DATABASE_URL": url, "TESTING": True})
-        sound.fill(app.test_client())
-        yield app
-        with app.app_context():
-            db.engine.dispose()
+    with environments[request.param].one() as environment:
+        valid_requests.fill(environment.app.test_client())
+        yield environment.app
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Flask]:
-    app = create_app({"DATABASE_URL": database_url, "TESTING": True})
-    yield app
-    with app.app_context():
-        db.engine.dispose()
+def app(environment: Environment) -> Flask:
+    return environment.app
 
 
 @pytest.fixture
@@ -149,7 +179,6 @@ def impatient(database_url: str) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def server(database_url: str) -> Iterator[Gunicorn]:
+def server(environment: Environment) -> Gunicorn:
     """The service as it runs in production: gunicorn with two workers, on a free port of loopback."""
-    with Gunicorn(database_url) as running:
-        yield running
+    return environment.server

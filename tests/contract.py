@@ -1,4 +1,4 @@
-"""What answers are judged by: the contract's table of errors, and the operations of the OpenAPI document."""
+"""The documented errors and operations, against which responses are checked."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SLUGS = {
     400: {
+        "bad_request",
         "malformed_json",
         "insufficient_stock",
         "unknown_product",
@@ -28,7 +29,7 @@ SLUGS = {
         "unsupported_encoding",
     },
     401: {"unauthorized"},
-    403: {"insufficient_scope"},
+    403: {"insufficient_scope", "cross_site_request"},
     404: {"category_not_found", "product_not_found", "transaction_not_found", "not_found"},
     405: {"method_not_allowed"},
     409: {
@@ -44,14 +45,17 @@ SLUGS = {
     },
     412: {"precondition_failed"},
     413: {"payload_too_large"},
+    414: {"uri_too_long"},
     415: {"unsupported_media_type"},
     422: {"validation_error", "idempotency_key_reused", "import_invalid"},
     429: {"rate_limited"},
+    431: {"headers_too_large"},
     500: {"internal_error"},
+    501: {"not_implemented"},
     503: {"database_unavailable", "database_busy"},
     507: {"storage_full"},
 }
-# What an answer never says: words of a stack trace, of the database, or of the libraries underneath.
+# What a response never contains: words of a stack trace, of the database, or of the libraries underneath.
 LEAKS = re.compile(
     r"Traceback|File \"|\.py\b|sqlalchemy|psycopg|sqlite|marshmallow|werkzeug|\bSELECT |\bINSERT ", re.IGNORECASE
 )
@@ -68,12 +72,18 @@ def read_document() -> dict[str, Any]:
 DOCUMENT = read_document()
 
 
-def resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema itself, or the component that it refers to."""
-    if "$ref" not in schema:
-        return schema
-    component: Mapping[str, Any] = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    return component
+def resolve(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is described, or the component that it refers to. What may be null besides is one with two types."""
+    for choice in described.get("anyOf", ()):
+        if choice != {"type": "null"} and {"type": "null"} in described["anyOf"]:
+            component = resolve(choice)
+            nullable = {"type": [component["type"], "null"], "enum": [*component["enum"], None]}
+            return {**described, **component, **nullable}
+    if "$ref" not in described:
+        return described
+    _, _, kind, name = described["$ref"].split("/")
+    found: Mapping[str, Any] = DOCUMENT["components"][kind][name]
+    return {**found, **{key: value for key, value in described.items() if key != "$ref"}}
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,8 @@ class Operation:
     @cached_property
     def parameters(self) -> list[dict[str, Any]]:
         shared: list[dict[str, Any]] = DOCUMENT["paths"][self.path].get("parameters", [])
-        return shared + list(self.description.get("parameters", []))
+        given = shared + list(self.description.get("parameters", []))
+        return [parameter | {"schema": resolve(parameter["schema"])} for parameter in given]
 
     def parameters_in(self, location: str) -> dict[str, dict[str, Any]]:
         return {given["name"]: given for given in self.parameters if given["in"] == location}
@@ -113,9 +124,14 @@ class Operation:
     def needs_body(self) -> bool:
         return bool(self.description.get("requestBody", {}).get("required"))
 
+    @cached_property
+    def responses(self) -> dict[str, Mapping[str, Any]]:
+        """Every documented answer by its status."""
+        return {status: resolve(described) for status, described in self.description["responses"].items()}
+
     def slugs(self, status: int) -> set[str]:
         """The errors documented for a status."""
-        content = self.description["responses"].get(str(status), {}).get("content", {})
+        content = self.responses.get(str(status), {}).get("content", {})
         return set(content.get("application/json", {}).get("examples", {}))
 
 

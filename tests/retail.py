@@ -29,7 +29,7 @@ class Line(NamedTuple):
     code: str
     description: str
     quantity: int
-    moment: str
+    time: str
     price: Decimal
     customer: str
 
@@ -74,7 +74,7 @@ def lines() -> Iterator[Line]:
             code=row["StockCode"],
             description=row["Description"].strip(),
             quantity=int(row["Quantity"]),
-            moment=row["InvoiceDate"],
+            time=row["InvoiceDate"],
             price=Decimal(row["UnitPrice"]),
             customer=row["CustomerID"],
         )
@@ -97,7 +97,7 @@ class Article:
         delta = line.movement.delta
         self.balance += delta
         self.lowest = min(self.lowest, self.balance)
-        if line.moment.startswith(BUSIEST_DAY):
+        if line.time.startswith(BUSIEST_DAY):
             self.taken_on_busiest_day += max(0, -delta)
 
     @property

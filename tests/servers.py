@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,15 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parent.parent
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of all that the service needs to run."""
+    for name in ("inventory", "migrations"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("wsgi.py", "gunicorn.conf.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
 
 
 def free_port() -> int:
@@ -27,9 +37,19 @@ class Gunicorn:
     """Runs ``gunicorn wsgi:app`` against a database, ready when /health/live answers; its log is kept in a file."""
 
     def __init__(
-        self, database_url: str, *, application: str = "wsgi:app", workers: int = 2, threads: int = 8, **settings: str
+        self,
+        database_url: str,
+        *,
+        application: str = "wsgi:app",
+        folder: Path = ROOT,
+        workers: int = 2,
+        threads: int = 8,
+        **settings: str,
     ) -> None:
-        self.application = application
+        self.application, self.folder = application, folder
+        # The settings of gunicorn.conf.py are for the service itself.
+        own = ["-c", os.devnull, "-k", "gthread", "-w", str(workers), "--threads", str(threads)]
+        self.options = [] if application == "wsgi:app" else own
         self.port = free_port()
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - open as long as the server
         self.environment = os.environ | {
@@ -45,13 +65,13 @@ class Gunicorn:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", self.application, "-b", f"127.0.0.1:{self.port}"],
-            cwd=ROOT,
+            [sys.executable, "-m", "gunicorn", self.application, "-b", f"127.0.0.1:{self.port}", *self.options],
+            cwd=self.folder,
             env=self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"gunicorn did not start:\n{Path(self.log.name).read_text()}")

@@ -12,7 +12,7 @@ import pytest
 
 from inventory import create_app
 from inventory.database.base import db
-from tests.builders import body, category, listed, product, refusal
+from tests.builders import body, category, error_of, listed, product
 from tests.clients import HttpClient
 from tests.conftest import migrate
 from tests.servers import ROOT, free_port
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.environments import Environment
     from tests.servers import Gunicorn
 
 
-def test_making_the_application_opens_no_connection_to_a_server() -> None:
+@pytest.fixture
+def environment(own_environment: Environment) -> Environment:
+    return own_environment
+
+
+def test_create_app_opens_no_database_connection() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -36,12 +42,12 @@ def test_making_the_application_opens_no_connection_to_a_server() -> None:
             listener.accept()
 
 
-def test_making_the_application_opens_no_file(tmp_path: Path) -> None:
+def test_create_app_creates_no_database_file(tmp_path: Path) -> None:
     create_app({"DATABASE_URL": f"sqlite:///{tmp_path / 'inventory.db'}"})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_applications_in_one_process_keep_to_their_own_databases(app: Flask, tmp_path: Path) -> None:
+def test_two_apps_in_one_process_use_separate_databases(app: Flask, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
     migrate(url)
     other = create_app({"DATABASE_URL": url})
@@ -52,7 +58,8 @@ def test_two_applications_in_one_process_keep_to_their_own_databases(app: Flask,
         db.engine.dispose()
 
 
-def test_importing_wsgi_makes_the_application(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_importing_wsgi_creates_the_app(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import wsgi; print(wsgi.app.name)"],
         cwd=ROOT,
@@ -64,15 +71,15 @@ def test_importing_wsgi_makes_the_application(tmp_path: Path) -> None:
     assert (ended.stdout, ended.stderr) == ("inventory\n", "")
 
 
-def test_welcome_names_the_service_its_version_and_where_to_go_on(client: FlaskClient) -> None:
-    welcome = body(client.get("/"))
+def test_root_returns_name_version_and_links(client: FlaskClient) -> None:
+    root = body(client.get("/"))
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (welcome["name"], welcome["version"]) == ("Inventory", version)
+    assert (root["name"], root["version"]) == ("Inventory", version)
     for name in ("docs", "openapi"):
-        assert client.get(welcome[name], follow_redirects=True).status_code == 200
+        assert client.get(root[name], follow_redirects=True).status_code == 200
 
 
-def test_health_of_a_sound_service(client: FlaskClient, engine_name: str) -> None:
+def test_health_returns_ok_with_database_and_pool(client: FlaskClient, engine_name: str) -> None:
     answer = client.get("/health")
     health = body(answer)
     assert (answer.status_code, health["status"]) == (200, "ok")
@@ -93,43 +100,44 @@ def unreachable(kind: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["no server", "no folder", "no database"])
-def test_without_a_database_all_but_the_process_is_unavailable(kind: str, tmp_path: Path) -> None:
+def test_unreachable_database_returns_503_except_liveness_and_docs(kind: str, tmp_path: Path) -> None:
     client = create_app({"DATABASE_URL": unreachable(kind, tmp_path)}).test_client()
     new = {"name": "Tools"}
     answers = [client.get("/health"), client.get("/products"), client.post("/categories", json=new)]
     for answer in answers:
-        assert refusal(answer) == (503, "database_unavailable")
+        assert error_of(answer) == (503, "database_unavailable")
         assert answer.headers["Retry-After"].isdecimal()
-    assert [client.get(address).status_code for address in ("/health/live", "/", "/openapi.json")] == [200] * 3
+    assert [client.get(path).status_code for path in ("/health/live", "/", "/openapi.json")] == [200] * 3
 
 
-def test_fault_of_our_own_is_said_without_its_words(app: Flask) -> None:
+def test_unhandled_exception_returns_500_without_its_message(app: Flask) -> None:
     @app.get("/broken")
     def broken() -> str:
         raise RuntimeError("secret")
 
     answer = app.test_client().get("/broken")
-    assert refusal(answer) == (500, "internal_error")
+    assert error_of(answer) == (500, "internal_error")
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
 
 
-def test_unknown_address_and_method_are_refused_in_the_envelope(client: FlaskClient) -> None:
-    for address in ("/nothing", "/products/x", "/product", "/categories/1/products"):
-        assert refusal(client.get(address)) == (404, "not_found")
-    for address in ("/", "/health", "/health/live", "/products/low-stock"):
-        answer = client.post(address, json={})
-        assert refusal(answer) == (405, "method_not_allowed")
+def test_unknown_path_returns_404_and_wrong_method_405(client: FlaskClient) -> None:
+    for path in ("/nothing", "/products/x", "/product", "/categories/1/products"):
+        assert error_of(client.get(path)) == (404, "not_found")
+    for path in ("/", "/health", "/health/live", "/products/low-stock"):
+        answer = client.post(path, json={})
+        assert error_of(answer) == (405, "method_not_allowed")
         assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
-def test_address_may_end_with_a_slash(client: FlaskClient) -> None:
+def test_trailing_slash_is_accepted(client: FlaskClient) -> None:
     bolt = product(client)
-    for address in ("/products", f"/products/{bolt['id']}", "/categories", "/transactions", "/health"):
-        assert client.get(f"{address}/").json == client.get(address).json
+    for path in ("/products", f"/products/{bolt['id']}", "/categories", "/transactions", "/health"):
+        assert client.get(f"{path}/").json == client.get(path).json
 
 
-def test_server_answers_and_ends_in_good_order(server: Gunicorn) -> None:
+@pytest.mark.slow
+def test_gunicorn_serves_requests_and_exits_cleanly(server: Gunicorn) -> None:
     with HttpClient(server.url) as client:
         assert client.get("/health").json["status"] == "ok"
         created = client.post("/categories", {"name": "Tools"})

@@ -1,4 +1,4 @@
-"""The house's own rules, read from the source: who may import whom, and who may write stock."""
+"""Architecture rules, checked in the source: import directions, and which modules write stock."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGE = ROOT / "inventory"
-DOMAINS = ("categories", "products", "transactions")
-MODELS = ("category", "product", "transaction")
-# Rooms that face the network; every other module of a domain knows nothing of it.
-OUTWARD = {"routes", "schemas"}
-NETWORK = {
-    "flask",
-    "flask_smorest",
-    "webargs",
-    "werkzeug",
-    "inventory.web.api",
-    "inventory.web.headers",
-    "inventory.web.handlers",
-}
+# From top to bottom: a module imports only from its own layer and from those below it.
+LAYERS = (
+    ("server",),
+    ("inventory",),
+    ("cli", "seed"),
+    ("import_export",),
+    ("categories",),
+    ("products",),
+    ("transactions",),
+    ("web",),
+    ("models",),
+    ("database",),
+    ("config",),
+    ("fields", "errors"),
+)
+LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
+DOMAINS = ("import_export", "categories", "products", "transactions")
+# Modules of a domain that handle HTTP. The others, its use cases, must not import web code.
+HTTP_MODULES = {"routes", "schemas", "uploads"}
+WEB_FRAMEWORKS = {"flask", "flask_smorest", "webargs", "werkzeug"}
+# What a use case needs of a request: its idempotency key and its precondition.
+REQUEST_VALUES = {"inventory.web.idempotency", "inventory.web.conditional"}
 WRITER = "inventory.transactions.service"
 
 
@@ -36,109 +45,72 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {name_of(path): ast.parse(path.read_text(), str(path)) for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def is_for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below, without what only the type checker reads."""
-    for child in ast.iter_child_nodes(node):
-        if not is_for_types_only(child):
-            yield child
-            yield from running(child)
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
 
 
 def imported_by(node: ast.AST) -> Iterator[str]:
-    """Names of modules; of what stands in ``from a import b``, also ``a.b``, since b may be a module."""
-    for child in running(node):
+    """Names of modules: ``from a import b`` names a.b if that is a module of this project, and a otherwise."""
+    for child in ast.walk(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, "relative import"
-            yield child.module or ""
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+            for alias in child.names:
+                inner = f"{child.module}.{alias.name}"
+                yield inner if inner in MODULES else child.module or ""
 
 
 def imports(module: str) -> set[str]:
-    """Modules of ours that a module needs to be loaded."""
-    return set(imported_by(SOURCES[module])) & SOURCES.keys() - {module, "inventory"}
+    """Modules of this project that a module imports, including those imported only for types."""
+    return set(imported_by(SOURCES[module])) & SOURCES.keys() - {module}
 
 
-def rooms(*domains: str) -> Iterator[tuple[str, str]]:
-    """The modules of domains, each with its room."""
-    for module in SOURCES:
-        parts = module.split(".")
-        if len(parts) == 3 and parts[1] in domains:
-            yield module, parts[2]
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
 
 
-def test_the_source_was_found() -> None:
+def use_cases() -> list[str]:
+    """The modules of domains that do not handle HTTP."""
+    return [name for name in SOURCES if package_of(name) in DOMAINS and name.split(".")[-1] not in HTTP_MODULES]
+
+
+def test_every_package_has_a_layer() -> None:
     assert SOURCES.keys() >= {"inventory", "inventory.database.base", WRITER}
-    assert {domain for domain in DOMAINS if list(rooms(domain))} == set(DOMAINS)
+    assert {package_of(module) for module in SOURCES} == set(LAYER_OF)
 
 
 @pytest.mark.parametrize("module", SOURCES)
-def test_nothing_is_imported_inside_a_function(module: str) -> None:
+def test_modules_import_only_from_same_or_lower_layers(module: str) -> None:
+    layer = LAYER_OF[package_of(module)]
+    assert {name for name in imports(module) if LAYER_OF[package_of(name)] < layer} == set()
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_imports_inside_functions(module: str) -> None:
     functions = [node for node in ast.walk(SOURCES[module]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert {function.name: list(imported_by(function)) for function in functions if [*imported_by(function)]} == {}
 
 
-def test_modules_do_not_import_each_other_in_a_circle() -> None:
+def test_no_circular_imports() -> None:
     TopologicalSorter({module: imports(module) for module in SOURCES}).prepare()
 
 
-def test_core_modules_know_no_domain() -> None:
-    above = {"inventory", "inventory.cli", "inventory.seed"}
-    for module in SOURCES.keys() - above:
-        if module.count(".") == 1:
-            assert not {name for name in imports(module) if name.count(".") == 2}, module
+@pytest.mark.parametrize("module", use_cases())
+def test_use_cases_do_not_import_web_code(module: str) -> None:
+    names = set(imported_by(SOURCES[module]))
+    assert not names & WEB_FRAMEWORKS
+    assert not {name for name in names & SOURCES.keys() if package_of(name) == "web"} - REQUEST_VALUES
 
 
-def test_models_know_only_the_models_below_their_own() -> None:
-    for position, model in enumerate(MODELS):
-        known = {name for name in imports(f"inventory.models.{model}") if name.startswith("inventory.models.")}
-        assert not known & {f"inventory.models.{above}" for above in MODELS[position + 1 :]}, model
-
-
-def test_models_know_no_use_cases() -> None:
-    for model in MODELS:
-        for name in imports(f"inventory.models.{model}"):
-            assert name.split(".")[1] not in {*DOMAINS, "import_export"}
-
-
-def test_categories_and_their_service_know_no_other_domain() -> None:
-    for module in ("inventory.models.category", "inventory.categories.service"):
-        assert not {
-            name for name in imports(module) if name.split(".")[1] in {*DOMAINS, "import_export"} - {"categories"}
-        }
-
-
-def test_the_ledger_knows_products_by_their_model_alone() -> None:
-    for module, room in rooms("transactions"):
-        if room != "routes":
-            others = {
-                name for name in imports(module) if name.split(".")[1] in {"categories", "products", "import_export"}
-            }
-            assert others <= {"inventory.models.product"}, module
-
-
-def test_use_cases_know_nothing_of_the_network() -> None:
-    for module, room in rooms(*DOMAINS, "import_export"):
-        if room not in OUTWARD:
-            assert not set(imported_by(SOURCES[module])) & NETWORK, module
-
-
-def test_views_leave_the_database_to_the_use_cases() -> None:
-    for module, room in rooms(*DOMAINS, "import_export"):
-        if room == "routes":
-            assert not {name for name in imported_by(SOURCES[module]) if name.split(".")[0] == "sqlalchemy"}, module
+def test_routes_do_not_import_sqlalchemy() -> None:
+    for module, tree in SOURCES.items():
+        if module.endswith(".routes"):
+            assert not {name for name in imported_by(tree) if name.split(".")[0] == "sqlalchemy"}, module
 
 
 def quantity_writes(tree: ast.AST) -> Iterator[int]:
-    """Lines that set ``quantity_on_hand``: as an attribute, or by name where a row is made or changed."""
+    """Lines that set ``quantity_on_hand``: as an attribute, or by name where a row is created or changed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "quantity_on_hand" and isinstance(node.ctx, ast.Store):
             yield node.lineno
@@ -156,7 +128,7 @@ def called(node: ast.Call) -> str:
             return ""
 
 
-def test_stock_is_written_in_one_place_only() -> None:
+def test_quantity_on_hand_is_written_in_one_place() -> None:
     assert {module: lines for module in SOURCES if (lines := list(quantity_writes(SOURCES[module])))}.keys() == {WRITER}
     assert len(list(quantity_writes(SOURCES[WRITER]))) == 1
 
@@ -172,11 +144,11 @@ def test_stock_is_written_in_one_place_only() -> None:
         "setattr(product, 'quantity_on_hand', 5)",
     ],
 )
-def test_every_way_to_write_stock_is_noticed(source: str) -> None:
+def test_quantity_writes_detects_every_form(source: str) -> None:
     assert list(quantity_writes(ast.parse(source))) == [1]
 
 
-def test_ledger_rows_are_inserted_in_one_place_only() -> None:
+def test_ledger_rows_are_inserted_by_one_module() -> None:
     inserts = {
         module
         for module, tree in SOURCES.items()
@@ -188,7 +160,7 @@ def test_ledger_rows_are_inserted_in_one_place_only() -> None:
     assert inserts == {WRITER}
 
 
-def test_tables_are_made_by_migrations_only() -> None:
+def test_only_migrations_create_tables() -> None:
     for module, tree in SOURCES.items():
         names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert not names & {"create_all", "drop_all"}, module
@@ -201,4 +173,19 @@ def test_only_the_unit_of_work_commits() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "commit"
     }
-    assert commits == {"inventory.database.base"}
+    assert commits == {"inventory.database.unit_of_work"}
+
+
+def decorators_of_routes() -> Iterator[tuple[str, int]]:
+    for module, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                names = [called(decorator) for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
+                if "route" in names:
+                    yield f"{module}.{node.name}", len(node.decorator_list)
+
+
+def test_routes_have_at_most_five_decorators() -> None:
+    counted = dict(decorators_of_routes())
+    assert len(counted) > 20
+    assert {view: count for view, count in counted.items() if count > 5} == {}

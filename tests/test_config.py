@@ -6,9 +6,10 @@ import re
 import pytest
 
 from inventory import create_app
-from inventory.config import ConfigError, Settings, load
+from inventory.config import Settings, load
+from inventory.errors import ConfigError
 
-# For each setting its bounds, and values that are none of its kind.
+# The bounds of each integer setting, and values that are not integers.
 BOUNDS = {
     "INVENTORY_WORKERS": (1, 256),
     "INVENTORY_THREADS": (1, 256),
@@ -17,7 +18,7 @@ BOUNDS = {
     "INVENTORY_MAX_BODY_BYTES": (1_024, 64 * 1024 * 1024),
     "INVENTORY_MAX_IMPORT_BYTES": (1_024, 4 * 1024**3),
 }
-NO_WHOLE_NUMBERS = ["", " ", "x", "1.5", "1e3", "1_000", "0x10", "NaN", "\u0661", "9" * 50]
+NOT_INTEGERS = ["", " ", "x", "1.5", "1e3", "1_000", "0x10", "NaN", "\u0661", "9" * 50]
 URLS = {
     "sqlite:///inventory.db": "sqlite:///inventory.db",
     "sqlite:////var/lib/inventory.db": "sqlite:////var/lib/inventory.db",
@@ -32,8 +33,8 @@ URLS = {
 }
 
 
-def refusal(**environ: str) -> str:
-    """The line with which a wrong setting stops the start."""
+def config_error(**environ: str) -> str:
+    """The error message for invalid settings."""
     with pytest.raises(ConfigError) as raised:
         load(environ=environ)
     return str(raised.value)
@@ -55,12 +56,12 @@ def test_every_setting_has_a_default() -> None:
     assert settings.keys() >= Settings().fields.keys()
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_has_a_description() -> None:
     undescribed = [name for name, field in Settings().fields.items() if not field.metadata.get("description")]
     assert undescribed == []
 
 
-def test_the_environment_goes_before_the_defaults_and_a_mapping_before_both() -> None:
+def test_environment_overrides_defaults_and_mapping_overrides_both() -> None:
     environ = {"INVENTORY_THREADS": "3", "INVENTORY_WORKERS": " 2 ", "INVENTORY_AUTH": "off"}
     settings = load({"INVENTORY_THREADS": 5}, environ)
     assert settings["INVENTORY_THREADS"] == 5
@@ -68,54 +69,93 @@ def test_the_environment_goes_before_the_defaults_and_a_mapping_before_both() ->
     assert settings["INVENTORY_AUTH"] == "off"
 
 
-def test_the_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_app_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVENTORY_THREADS", "7")
     assert create_app({"DATABASE_URL": "sqlite://"}).config["INVENTORY_THREADS"] == 7
 
 
-def test_other_variables_and_keys_of_flask_pass_through() -> None:
+def test_flask_keys_pass_through_and_other_variables_are_ignored() -> None:
     settings = load({"TESTING": True, "SECRET_KEY": None}, {"PATH": "/bin", "FLASK_DEBUG": "1", "INVENTORYX": "1"})
     assert (settings["TESTING"], settings["SECRET_KEY"]) == (True, None)
     assert not settings.keys() & {"PATH", "FLASK_DEBUG", "INVENTORYX"}
 
 
-def test_bodies_are_limited_by_their_setting() -> None:
+def test_max_body_bytes_sets_max_content_length() -> None:
     assert load({"INVENTORY_MAX_BODY_BYTES": 2_048}, {})["MAX_CONTENT_LENGTH"] == 2_048
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_numbers_reach_to_their_bounds_and_not_beyond(name: str) -> None:
+def test_integer_settings_are_checked_against_bounds(name: str) -> None:
     lowest, highest = BOUNDS[name]
     assert [load(environ={name: str(value)})[name] for value in (lowest, highest)] == [lowest, highest]
-    for wrong in [str(lowest - 1), str(highest + 1), "-1", *NO_WHOLE_NUMBERS]:
-        assert refusal(**{name: wrong}).startswith(f"inventory: cannot start, wrong setting: {name}: ")
+    for invalid in [str(lowest - 1), str(highest + 1), "-1", *NOT_INTEGERS]:
+        assert config_error(**{name: invalid}).startswith(f"inventory: cannot start: invalid setting: {name}: ")
 
 
-def test_words_and_flags_are_checked() -> None:
-    for name, wrong in (("INVENTORY_AUTH", "OFF"), ("INVENTORY_REQUIRE_IDEMPOTENCY_KEY", "maybe")):
-        assert f"wrong setting: {name}: " in refusal(**{name: wrong})
+def test_choices_and_booleans_are_validated() -> None:
+    for name, invalid in (("INVENTORY_AUTH", "OFF"), ("INVENTORY_REQUIRE_IDEMPOTENCY_KEY", "maybe")):
+        assert f"invalid setting: {name}: " in config_error(**{name: invalid})
     read = [load(environ={"INVENTORY_REQUIRE_IDEMPOTENCY_KEY": word}) for word in ("true", "1", "no", "0")]
     assert [settings["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"] for settings in read] == [True, True, False, False]
 
 
-def test_unknown_setting_is_refused_from_either_side() -> None:
-    line = "inventory: cannot start, wrong setting: INVENTORY_TREADS: Unknown field."
-    assert refusal(INVENTORY_TREADS="8") == line
+def test_trusted_hosts_are_parsed_and_validated() -> None:
+    listed = load(environ={"INVENTORY_TRUSTED_HOSTS": " Stock.example.com,.shop.example, [::1]"})
+    assert listed["INVENTORY_TRUSTED_HOSTS"] == ("stock.example.com", ".shop.example", "[::1]")
+    for invalid in ("", ",", "a,", "a b", "http://a", "a:8000", "*", "*.example.com", "a..b"):
+        assert "invalid setting: INVENTORY_TRUSTED_HOSTS: " in config_error(INVENTORY_TRUSTED_HOSTS=invalid)
+
+
+def test_unknown_setting_rejected_in_environment_and_mapping() -> None:
+    line = "inventory: cannot start: invalid setting: INVENTORY_TREADS: Unknown setting."
+    assert config_error(INVENTORY_TREADS="8") == line
     with pytest.raises(ConfigError) as raised:
         load({"INVENTORY_TREADS": 8}, {})
     assert str(raised.value) == line
 
 
-def test_all_wrong_settings_are_named_in_one_line_by_which_the_process_ends() -> None:
-    line = refusal(INVENTORY_WORKERS="x", INVENTORY_AUTH="x", INVENTORY_FOO="1", DATABASE_URL="x")
+def test_all_invalid_settings_are_reported_in_one_line() -> None:
+    line = config_error(INVENTORY_WORKERS="x", INVENTORY_AUTH="x", INVENTORY_FOO="1", DATABASE_URL="x")
     assert "\n" not in line
     assert re.findall(r"([A-Z_]+): ", line) == ["DATABASE_URL", "INVENTORY_AUTH", "INVENTORY_FOO", "INVENTORY_WORKERS"]
     assert issubclass(ConfigError, SystemExit)
 
 
-def test_password_of_a_wrong_url_is_not_shown() -> None:
-    assert "secret" not in refusal(DATABASE_URL="mysql://me:secret@host/stock")
+def test_invalid_database_url_error_hides_the_password() -> None:
+    assert "secret" not in config_error(DATABASE_URL="mysql://me:secret@host/stock")
 
 
-def test_urls_of_both_engines_are_accepted_and_name_their_driver() -> None:
+def test_database_urls_are_normalized_to_their_driver() -> None:
     assert {url: load(environ={"DATABASE_URL": url})["SQLALCHEMY_DATABASE_URI"] for url in URLS} == URLS
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://me:secret@host/stock?ssslmode=require", "ssslmode"),
+        ("postgres://me:secret@host/stock?sslmode=require&zonk=secret&aplication_name=x", "aplication_name, zonk"),
+        ("postgresql://host/stock?autocommit=true", "autocommit"),
+        ("sqlite:///stock.db?timout=5", "timout"),
+        ("sqlite:///stock.db?mode=ro", "mode"),  # without uri=true it would be ignored
+        ("sqlite:///file:stock.db?uri=true&mod=ro", "mod"),
+        ("postgresql://host/stock?password=se&cr-et=1", "(not shown)"),
+    ],
+)
+def test_unknown_database_url_option_is_rejected(url: str, named: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        create_app({"DATABASE_URL": url})
+    assert str(raised.value) == f"inventory: cannot start: invalid setting: DATABASE_URL: Unknown option: {named}."
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://host/stock?sslmode=verify-full&sslrootcert=/ca.pem&keepalives_idle=10&tcp_user_timeout=15000",
+        "postgresql://host/stock?options=-c%20work_mem%3D8MB&application_name=till&connect_timeout=3",
+        "postgresql:///stock?host=/run/postgresql&port=5433",
+        "sqlite:///stock.db?timeout=5&cached_statements=64",
+        "sqlite:///file:stock.db?mode=ro&uri=true&immutable=1",
+    ],
+)
+def test_known_database_url_options_are_accepted(url: str) -> None:
+    create_app({"DATABASE_URL": url})

@@ -1,4 +1,4 @@
-"""A sound request for every operation; tests of refusal change one thing about it at a time."""
+"""A valid request for every operation; negative tests change one thing."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "PUT /categories/{category_id}": [CATEGORY],
     "PATCH /categories/{category_id}": [CATEGORY],
     "POST /products": [PRODUCT],
-    "PUT /products/{product_id}": [PRODUCT],
-    "PATCH /products/{product_id}": [PRODUCT],
+    "PUT /products/{product_id}": [PRODUCT | {"version": 1}],
+    "PATCH /products/{product_id}": [PRODUCT | {"version": 1}],
     "POST /products/{product_id}/counts": [{"counted_quantity": 7, "expected_quantity": 8} | REVERSAL],
     "POST /transactions": [BY_ID, BY_SKU],
     "POST /transactions/batch": [{"lines": [BY_ID, BY_SKU]}],
@@ -63,10 +63,17 @@ BODIES: dict[str, list[dict[str, Any]]] = {
 FILE = {name: value for name, value in PRODUCT.items() if name != "category_id"} | {
     "category": "Nuts",
     "is_active": "true",
+    "expected_quantity": 3,
 }
 
 # The batch's id is not ours to choose: it is looked up when it is needed.
-PATH_VALUES = {"category_id": "2", "product_id": "1", "transaction_id": "3", "batch_id": "{batch_id}"}
+PATH_VALUES = {
+    "category_id": "2",
+    "product_id": "1",
+    "sku": "bolt-8",
+    "transaction_id": "3",
+    "batch_id": "{batch_id}",
+}
 # A product that never moved, since only such a one can be deleted.
 PATH_EXCEPTIONS = {"DELETE /products/{product_id}": {"product_id": "3"}}
 
@@ -74,10 +81,11 @@ PATH_EXCEPTIONS = {"DELETE /products/{product_id}": {"product_id": "3"}}
 def fill(client: FlaskClient) -> None:
     """Two of everything that is listed, with known ids, and an empty category and an unmoved product to delete."""
     full, _empty = builders.category(client, name="Bolts"), builders.category(client, name="Nuts")
-    stocked = builders.product(client, sku="BOLT-8", category_id=full["id"], quantity_on_hand=9)
+    stocked = builders.product(client, sku="BOLT-8", category_id=full["id"], quantity_on_hand=10)
     builders.product(client, sku="BOLT-10", category_id=full["id"], quantity_on_hand=1)
     builders.product(client, sku="BOLT-12", category_id=full["id"])
-    builders.transaction(client, stocked["id"], "sale", 1)
+    for _sale in range(2):
+        builders.transaction(client, stocked["id"], "sale", 1)
     lines = [{"sku": "BOLT-10", "transaction_type": "purchase", "quantity": quantity} for quantity in (1, 2)]
     assert client.post("/transactions/batch", json={"lines": lines}).status_code == 201
 
@@ -93,14 +101,20 @@ CURSORS = {"cursor", "after"}
 
 def kind_of(parameter: Mapping[str, Any]) -> str:
     """What a query parameter holds: a JSON type, or a narrower word for the texts with a notation of their own."""
-    schema = parameter["schema"]
+    schema = one_value(parameter["schema"])
     if parameter["name"] == "sort":
         return "sort"
     if parameter["name"] in CURSORS:
         return "cursor"
     if "enum" in schema:
         return "choice"
-    return str(schema.get("format") or json_type(schema))
+    return "date-time" if schema.get("format") == "date-time" else json_type(schema)
+
+
+def one_value(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of one value of a parameter that may be given more than once."""
+    items: Mapping[str, Any] = schema.get("items", schema)
+    return items
 
 
 def json_type(schema: Mapping[str, Any]) -> str:
@@ -110,7 +124,7 @@ def json_type(schema: Mapping[str, Any]) -> str:
 
 def query_value(parameter: Mapping[str, Any]) -> str | None:
     """A text that a query parameter accepts; none where only an answer or the moment can give one."""
-    schema = parameter["schema"]
+    schema = one_value(parameter["schema"])
     if parameter["name"] == "as_of":
         return None
     values = {
@@ -133,7 +147,7 @@ def file_of(**changes: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Sound:
+class ValidRequest:
     """A request that the service accepts."""
 
     operation: Operation
@@ -162,11 +176,11 @@ class Sound:
         )
 
 
-def sound_requests(operation: Operation) -> list[Sound]:
+def valid_requests(operation: Operation) -> list[ValidRequest]:
     """The operation's sound requests: one for each of its bodies. Raises KeyError if its body is not known here."""
     path = operation.path.format(**PATH_VALUES | PATH_EXCEPTIONS.get(str(operation), {}))
     query = {name: query_value(given) for name, given in operation.parameters_in("query").items() if given["required"]}
-    request = Sound(operation, path, {name: value for name, value in query.items() if value is not None})
+    request = ValidRequest(operation, path, {name: value for name, value in query.items() if value is not None})
     if "text/csv" in operation.bodies:
         return [replace(request, body=file_of(), content_type="text/csv")]
     if operation.json_body is None:

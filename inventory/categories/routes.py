@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import url_for
 
 from inventory import errors
 from inventory.categories import service
-from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery
-from inventory.database.base import check_tag, db, unit_of_work
-from inventory.database.engines import begin_snapshot
-from inventory.products import service as products
+from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery, CategoryUpdate
 from inventory.web.api import Blueprint
-from inventory.web.headers import etag, if_match
-from inventory.web.idempotency import fingerprint
-from inventory.web.openapi import ETAG_HEADER, LOCATION_HEADER
+from inventory.web.conditional import etag
+from inventory.web.openapi.operations import ETAG_HEADER, LOCATION_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from inventory.categories.rows import CategoryRow
+    from inventory.database.keyset import Page
+    from inventory.fields import Values
+    from inventory.web.conditional import Condition
 
-    from sqlalchemy import Row
-
-    from inventory.models.category import Category
-
-blueprint = Blueprint("categories", __name__, description="What products are grouped by.")
-
-SHOWN = 100
-
-
-def tag_of(category: Category, count: int, members: Sequence[Row[Any]]) -> str:
-    """Names a state of a category: its version, and the products shown with it."""
-    shown = fingerprint([count, [[product.id, products.tag_of(product)] for product in members]])
-    return f"{category.version}.{shown[:16]}"
-
-
-def current_tag(category: Category) -> str:
-    return tag_of(category, *products.of_category(category.id, SHOWN))
-
-
-def check_unchanged(category_id: int) -> None:
-    """Lock the category. Raises CategoryNotFound, and PreconditionFailed if it is in none of the states of If-Match."""
-    category = service.get_for_update(category_id)
-    check_tag(if_match(), current_tag(category))
+blueprint = Blueprint("categories", __name__, description="Groups of products.")
 
 
 @blueprint.route("/categories")
 @blueprint.arguments(CategoryQuery, location="query")
 @blueprint.page(CategoryOut)
 @blueprint.errors(errors.InvalidCursor)
-def list_categories(query: dict[str, Any]) -> Any:
-    """List categories."""
+def list_categories(query: Values) -> Page[CategoryRow]:
+    """List categories.
+
+    Sorted by id by default. Follow the `Link` header to the other pages.
+    """
     return service.find(query["page"])
 
 
@@ -58,45 +38,56 @@ def list_categories(query: dict[str, Any]) -> Any:
 @blueprint.arguments(CategoryIn)
 @blueprint.response(201, CategoryOut, headers=LOCATION_HEADER | ETAG_HEADER)
 @blueprint.errors(errors.DuplicateCategory)
-@unit_of_work
-def create_category(data: dict[str, Any]) -> Any:
-    """Create a category."""
+@blueprint.writes()
+def create_category(data: dict[str, object]) -> object:
+    """Create a category.
+
+    Names are unique, ignoring case; a duplicate returns 409 `duplicate_category`.
+    """
     category = service.create(data)
-    return category, {"Location": url_for(".get_category", category_id=category.id)} | etag(current_tag(category))
+    location = url_for(".get_category", category_id=category.id)
+    return category, {"Location": location} | etag(service.current_tag(category))
 
 
 @blueprint.route("/categories/<id:category_id>")
 @blueprint.response(200, CategoryDetail, headers=ETAG_HEADER)
 @blueprint.errors(errors.CategoryNotFound)
 @blueprint.revalidated
-def get_category(category_id: int) -> Any:
-    """Get a category with its number of products and the first 100 of them."""
-    begin_snapshot(db.session())
-    category = service.get(category_id)
-    count, members = products.of_category(category_id, SHOWN)
-    detail = {**vars(category), "product_count": count, "products": members}
-    return detail, etag(tag_of(category, count, members))
+def get_category(category_id: int) -> object:
+    """Get a category with its products.
+
+    Includes the number of its products and the first 100 of them by id. `GET /products?category_id=` lists all of
+    them. The `ETag` changes when the category or one of the listed products changes.
+    """
+    category, count, members = service.with_products(category_id)
+    detail = category._asdict() | {"product_count": count, "products": members}
+    return detail, etag(service.tag_of(category, count, members))
 
 
 @blueprint.route("/categories/<id:category_id>", methods=["PUT", "PATCH"])
-@blueprint.arguments(CategoryIn(partial=True))
+@blueprint.arguments(CategoryUpdate)
 @blueprint.response(200, CategoryOut, headers=ETAG_HEADER)
 @blueprint.errors(errors.CategoryNotFound, errors.DuplicateCategory)
-@blueprint.conditional
-@unit_of_work
-def update_category(data: dict[str, Any], category_id: int) -> Any:
-    """Change the fields that are sent; PUT and PATCH do the same."""
-    check_unchanged(category_id)
-    category = service.update(category_id, data)
-    return category, etag(current_tag(category))
+@blueprint.writes(conditional=True)
+def update_category(data: dict[str, object], category_id: int, *, condition: Condition) -> object:
+    """Change a category.
+
+    Only the fields that are sent change; PUT and PATCH behave the same. A duplicate name returns 409
+    `duplicate_category`. With `If-Match` the change is made only if the category has not changed since it was read;
+    changes of its products do not matter. Fields marked `readOnly` can be sent back and are ignored. PATCH also accepts
+    `application/merge-patch+json`.
+    """
+    category = service.update(category_id, data, condition)
+    return category, etag(service.current_tag(category))
 
 
 @blueprint.route("/categories/<id:category_id>", methods=["DELETE"])
 @blueprint.response(204)
 @blueprint.errors(errors.CategoryNotFound, errors.CategoryNotEmpty)
-@blueprint.conditional
-@unit_of_work
-def delete_category(category_id: int) -> None:
-    """Delete a category that has no products."""
-    check_unchanged(category_id)
-    service.delete(category_id)
+@blueprint.writes(conditional=True)
+def delete_category(category_id: int, *, condition: Condition) -> None:
+    """Delete an empty category.
+
+    A category with products returns 409 `category_not_empty`; move or delete the products first.
+    """
+    service.delete(category_id, condition)

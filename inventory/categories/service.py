@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
-from inventory.database.base import db, fold
+from inventory.categories.rows import COLUMNS, CategoryRow
+from inventory.database.base import db
+from inventory.database.engines import begin_snapshot
 from inventory.database.keyset import Page, PageRequest, paginate
+from inventory.database.types import fold
 from inventory.models.category import Category
+from inventory.products import service as products
+from inventory.web.conditional import UNCONDITIONAL
+from inventory.web.idempotency import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection
 
-COLUMNS = (Category.id, Category.name, Category.description, Category.created_at, Category.updated_at)
+    from inventory.fields import Values
+    from inventory.products.rows import ProductRow
+    from inventory.web.conditional import Condition
+
+SHOWN_PRODUCTS = 100
 SORTABLE = {"id": Category.id, "name": Category.name_folded, "created_at": Category.created_at}
 
 
-def find(page: PageRequest) -> Page:
-    return paginate(select(*COLUMNS), SORTABLE, page)
+def find(page: PageRequest) -> Page[CategoryRow]:
+    return paginate(select(*COLUMNS), SORTABLE, page, CategoryRow)
 
 
-def get(category_id: int) -> Category:
+def get(category_id: int) -> CategoryRow:
     """The category. Raises CategoryNotFound."""
-    category = db.session.get(Category, category_id)
-    if category is None:
+    row = db.session.execute(select(*COLUMNS).where(Category.id == category_id)).one_or_none()
+    if row is None:
         raise errors.CategoryNotFound
-    return category
+    return CategoryRow(*row)
+
+
+def with_products(category_id: int) -> tuple[CategoryRow, int, list[ProductRow]]:
+    """The category, the number of its products and the first of them, from one snapshot. Raises CategoryNotFound."""
+    begin_snapshot(db.session())
+    return get(category_id), *products.of_category(category_id, SHOWN_PRODUCTS)
+
+
+def tag_of(category: CategoryRow | Category, count: int, members: list[ProductRow]) -> str:
+    """The entity tag of a category: its version, and a hash of the products shown with it."""
+    shown = fingerprint([count, [[product.id, products.tag_of(product)] for product in members]])
+    return f"{category.version}.{shown[:16]}"
+
+
+def current_tag(category: CategoryRow | Category) -> str:
+    return tag_of(category, *products.of_category(category.id, SHOWN_PRODUCTS))
 
 
 def get_for_update(category_id: int) -> Category:
-    """The category, locked until this transaction ends. Raises CategoryNotFound."""
+    """The category, locked until the transaction ends. Raises CategoryNotFound."""
     category = db.session.get(Category, category_id, with_for_update={"key_share": True}, populate_existing=True)
     if category is None:
         raise errors.CategoryNotFound
     return category
 
 
-def create(data: Mapping[str, Any]) -> Category:
+def create(data: Values) -> CategoryRow:
     """Create a category. Raises DuplicateCategory."""
     refuse_duplicate(data["name"])
     category = Category(**data)
     return saved(category)
 
 
-def update(category_id: int, changes: Mapping[str, Any]) -> Category:
-    """Change the fields given. Raises CategoryNotFound, DuplicateCategory."""
+def update(category_id: int, changes: Values, condition: Condition = UNCONDITIONAL) -> CategoryRow:
+    """Change the fields given.
+
+    Raises CategoryNotFound, DuplicateCategory, and PreconditionFailed if the condition is for another version.
+    """
     category = get_for_update(category_id)
+    condition.check_version(category.version)
     if "name" in changes:
         refuse_duplicate(changes["name"], other_than=category_id)
     for name, value in changes.items():
@@ -56,19 +86,20 @@ def update(category_id: int, changes: Mapping[str, Any]) -> Category:
     return saved(category)
 
 
-def saved(category: Category) -> Category:
+def saved(category: Category) -> CategoryRow:
     db.session.add(category)
     db.session.flush()
-    db.session.refresh(category)
-    return category
+    return get(category.id)
 
 
-def delete(category_id: int) -> None:
-    """Delete an empty category. Raises CategoryNotFound, CategoryNotEmpty."""
-    db.session.delete(get_for_update(category_id))
+def delete(category_id: int, condition: Condition = UNCONDITIONAL) -> None:
+    """Delete an empty category. Raises CategoryNotFound, PreconditionFailed and CategoryNotEmpty."""
+    category = get_for_update(category_id)
+    condition.check(current_tag(category))
+    db.session.delete(category)
     try:
         db.session.flush()
-    except IntegrityError:  # all that a DELETE here can violate is the products' foreign key
+    except IntegrityError:  # only the foreign key of products can be violated here
         raise errors.CategoryNotEmpty from None
 
 
@@ -76,15 +107,14 @@ def find_by_name(name: str) -> Category | None:
     return db.session.scalar(select(Category).where(Category.name_folded == fold(name)))
 
 
+def ids_of(folded_names: Collection[str]) -> dict[str, int]:
+    """Ids by folded name, of those categories that exist."""
+    found = select(Category.name_folded, Category.id).where(Category.name_folded.in_(folded_names))
+    return {category.name_folded: category.id for category in db.session.execute(found)} if folded_names else {}
+
+
 def refuse_duplicate(name: str, other_than: int | None = None) -> None:
-    """The unique constraint decides; this look beforehand only spares the common case a failed statement."""
-    twin = find_by_name(name)
-    if twin is not None and twin.id != other_than:
+    """Raise DuplicateCategory. The unique constraint decides; this check usually avoids a failed statement."""
+    other = find_by_name(name)
+    if other is not None and other.id != other_than:
         raise errors.DuplicateCategory
-
-
-def hold(category_id: int) -> None:
-    """Keep a category from being deleted until this transaction ends. Raises UnknownCategory."""
-    held = select(Category.id).where(Category.id == category_id).with_for_update(read=True, key_share=True)
-    if db.session.scalar(held) is None:
-        raise errors.UnknownCategory

@@ -1,4 +1,4 @@
-"""What the database objects to, as the error that a client is answered with."""
+"""Maps errors of the database to errors of the service."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from inventory.errors import (
     AlreadyReversed,
     DatabaseBusy,
+    DatabaseDamaged,
     DatabaseNotMigrated,
     DatabaseNotWritable,
     DatabaseUnavailable,
@@ -20,8 +21,8 @@ from inventory.errors import (
     StorageFull,
 )
 
-# Constraints that a client can run into when two requests race, by name; the naming convention in db.py makes
-# the names, and the services have already refused what can be seen beforehand.
+# Constraints that concurrent requests can violate, by name. The naming convention in base.py defines the names.
+# The services have already rejected what can be detected beforehand.
 BY_CONSTRAINT: dict[str, type[ServiceError]] = {
     "uq_categories_name_folded": DuplicateCategory,
     "uq_products_sku_folded": DuplicateSku,
@@ -52,15 +53,15 @@ BY_SQLITE_CODE: dict[int, type[ServiceError]] = {
     6: DatabaseBusy,  # SQLITE_LOCKED
     8: DatabaseNotWritable,  # SQLITE_READONLY
     10: DatabaseUnavailable,  # SQLITE_IOERR
-    11: DatabaseUnavailable,  # SQLITE_CORRUPT
+    11: DatabaseDamaged,  # SQLITE_CORRUPT
     13: StorageFull,  # SQLITE_FULL
     14: DatabaseUnavailable,  # SQLITE_CANTOPEN
-    26: DatabaseUnavailable,  # SQLITE_NOTADB
+    26: DatabaseDamaged,  # SQLITE_NOTADB
 }
 
 
 def constraint_name(error: DBAPIError) -> str | None:
-    """Name of the violated constraint. SQLite names only the columns of a UNIQUE, so the name is rebuilt."""
+    """Name of the violated constraint. SQLite reports only the columns of a UNIQUE, so the name is derived."""
     diagnostics = getattr(error.orig, "diag", None)
     if diagnostics is not None:
         name: str | None = diagnostics.constraint_name
@@ -71,8 +72,13 @@ def constraint_name(error: DBAPIError) -> str | None:
     return None
 
 
+def is_foreign_key_violation(error: DBAPIError) -> bool:
+    """Whether a foreign key was violated. SQLite does not report its name, and pysqlite3 has no code for it."""
+    return getattr(error.orig, "sqlstate", None) == "23503" or str(error.orig) == "FOREIGN KEY constraint failed"
+
+
 def from_database(error: DBAPIError) -> ServiceError:
-    """The answer to an error of the database, found by constraint, SQLSTATE or result code, never by text."""
+    """The service error for a database error, by constraint, SQLSTATE or result code."""
     if refusal := BY_CONSTRAINT.get(constraint_name(error) or ""):
         return refusal()
     sqlstate = getattr(error.orig, "sqlstate", None)
@@ -81,7 +87,7 @@ def from_database(error: DBAPIError) -> ServiceError:
     result_code = getattr(error.orig, "sqlite_errorcode", None)
     if known := BY_SQLITE_CODE.get((result_code or 0) & 0xFF):
         return known()
-    if re.match("no such (table|column)", str(error.orig)):  # SQLite has no code of its own for these
+    if re.match("no such (table|column)", str(error.orig)):  # SQLite has no result code for these
         return DatabaseNotMigrated()
     if error.connection_invalidated or is_connection_failure(error, sqlstate):
         return DatabaseUnavailable()
@@ -89,7 +95,7 @@ def from_database(error: DBAPIError) -> ServiceError:
 
 
 def is_connection_failure(error: DBAPIError, sqlstate: str | None) -> bool:
-    """Class 08 (connection exception), 57P (shutdown), 25P03 (idle timeout), or no answer from a server at all."""
+    """Class 08 (connection exception), 57P (shutdown), 25P03 (idle timeout), or no response from the server."""
     if sqlstate is None:
         return isinstance(error, OperationalError) and hasattr(error.orig, "diag")
     return sqlstate.startswith(("08", "57P")) or sqlstate == "25P03"

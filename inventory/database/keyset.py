@@ -1,7 +1,7 @@
-"""Pages of a list: offset or keyset, over a total order.
+"""Pagination by offset or keyset, over a total order.
 
-``skip`` counts rows; a cursor names the last row seen by its sort values, so that rows which are added or
-removed meanwhile shift nothing (https://use-the-index-luke.com/no-offset).
+``skip`` is an offset. A cursor contains the sort values of the last row, so it is not affected by rows that are added
+or removed (https://use-the-index-luke.com/no-offset).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import orjson
 from sqlalchemy import and_, or_
@@ -19,16 +19,18 @@ from inventory.database.base import count_rows, db
 from inventory.errors import InvalidCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Row, Select, SQLColumnExpression
+
+R = TypeVar("R")
 
 NEXT, PREVIOUS = "next", "prev"
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which page is wanted. ``sort`` holds column names, ``-`` before a descending one."""
+    """The requested page. ``sort`` contains column names, with ``-`` for descending order."""
 
     sort: tuple[str, ...] = ("id",)
     skip: int = 0
@@ -38,24 +40,24 @@ class PageRequest:
 
 
 @dataclass(frozen=True)
-class Page:
-    """The rows of a page, and for each neighbour the query parameters that lead to it."""
+class Page(Generic[R]):
+    """The rows of a page, and the query parameters of the next and previous page."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[R]
     total: int | None
     links: Mapping[str, Mapping[str, str | int]]
 
 
 @dataclass(frozen=True)
 class Term:
-    column: SQLColumnExpression[Any]
+    column: SQLColumnExpression[object]
     descending: bool
 
-    def beyond(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+    def beyond(self, value: object, *, backward: bool) -> ColumnElement[bool]:
         past: ColumnElement[bool] = self.column < value if self.descending != backward else self.column > value
         return past
 
-    def not_before(self, value: Any, *, backward: bool) -> ColumnElement[bool]:
+    def not_before(self, value: object, *, backward: bool) -> ColumnElement[bool]:
         reached: ColumnElement[bool] = self.column <= value if self.descending != backward else self.column >= value
         return reached
 
@@ -64,12 +66,15 @@ class Term:
 
 
 def paginate(
-    statement: Select[*tuple[Any, ...]], columns: Mapping[str, SQLColumnExpression[Any]], request: PageRequest
-) -> Page:
-    """Run ``statement`` for one page.
+    statement: Select[*tuple[Any, ...]],
+    columns: Mapping[str, SQLColumnExpression[object]],
+    request: PageRequest,
+    make: Callable[..., R],
+) -> Page[R]:
+    """Run ``statement`` for one page. ``make`` is called with the columns of each row.
 
-    ``columns`` maps every name that ``sort`` may use, and ``id``, to a column that is never null. Raises
-    InvalidCursor for a cursor that was not made for this list and order.
+    ``columns`` maps the names allowed in ``sort``, and ``id``, to columns that are never null. Raises InvalidCursor if
+    the cursor is for another list or order.
     """
     names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
     terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
@@ -84,13 +89,14 @@ def paginate(
     more, rows = len(found) > request.limit, found[: request.limit]
     if backward:
         rows = rows[::-1]
-    return Page(rows, total, links(request, rows, order, more=more, backward=backward))
+    made = [make(*row[: -len(terms)]) for row in rows]
+    return Page(made, total, links(request, rows, order, more=more, backward=backward))
 
 
 def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
-    """Rows past ``position`` in the order of ``terms``: past it in the first column, or level there and …
+    """Rows after ``position``: greater in the first column, or equal there and greater in the next, and so on.
 
-    That the first column is past or level follows from this, but said by itself it lets an index begin there.
+    The condition on the first column alone is redundant, but lets the database start at that point of an index.
     """
     alternatives = []
     for index, term in enumerate(terms):
@@ -102,12 +108,12 @@ def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> 
 def links(
     request: PageRequest, rows: Sequence[Row[Any]], order: Sequence[str], *, more: bool, backward: bool
 ) -> dict[str, dict[str, str | int]]:
-    """``next`` if rows follow, ``prev`` if rows come before; on a page fetched backward the two change sides."""
+    """``next`` if rows follow, ``prev`` if rows precede. On a page fetched backward ``more`` refers to ``prev``."""
     found: dict[str, dict[str, str | int]] = {}
     if rows and (more or backward):
         found[NEXT] = {"cursor": encode_cursor(order, rows[-1], backward=False)}
     if request.cursor is None and request.skip:
-        # Near the start fewer rows come before than a page holds.
+        # Near the start the previous page is shorter.
         found[PREVIOUS] = {
             "skip": max(0, request.skip - request.limit),
             "limit": min(request.skip, request.limit),
@@ -118,18 +124,18 @@ def links(
 
 
 def encode_cursor(order: Sequence[str], row: Row[Any], *, backward: bool) -> str:
-    """A row's place in a list: ``order`` says whose list it is, and by which columns it is sorted."""
+    """The position of a row in a list. ``order`` identifies the list and its sort columns."""
     values = [getattr(row, f"sort_{index}") for index in range(len(order) - 1)]
     return pack([list(order), backward, values])
 
 
 def pack(position: list[Any]) -> str:
-    """A position in a list as opaque text."""
+    """Encode a position as opaque text."""
     return base64.urlsafe_b64encode(orjson.dumps(position, default=str)).rstrip(b"=").decode()
 
 
 def unpack(cursor: str) -> Any:
-    """What ``pack`` was given. Raises InvalidCursor."""
+    """Decode the result of ``pack``. Raises InvalidCursor."""
     try:
         return orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
     except ValueError:
@@ -147,17 +153,17 @@ def decode_cursor(cursor: str, order: Sequence[str], terms: Sequence[Term]) -> t
     return backward, position
 
 
-def restore(term: Term, value: Any) -> Any:
-    """A sort value as its column holds it. Raises ValueError, TypeError or ArithmeticError if it is none."""
-    python_type = cast("ColumnElement[Any]", term.column).type.python_type
+def restore(term: Term, value: Any) -> object:
+    """Convert a sort value to the type of its column. Raises ValueError, TypeError or ArithmeticError."""
+    python_type = cast("ColumnElement[object]", term.column).type.python_type
     if python_type is datetime:
-        moment = datetime.fromisoformat(value)
-        if moment.utcoffset() != timedelta(0):
+        timestamp = datetime.fromisoformat(value)
+        if timestamp.utcoffset() != timedelta(0):
             raise ValueError
-        return moment
+        return timestamp
     if python_type is Decimal:
         amount = Decimal(value)
-        # As many digits as the column has: a longer number would be an error of PostgreSQL's.
+        # More digits than the column has would raise an error in PostgreSQL.
         if amount.as_tuple().exponent not in range(-4, 1) or abs(amount) > 10**10:
             raise ValueError
         return amount

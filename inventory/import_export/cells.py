@@ -1,8 +1,9 @@
-"""CSV cells: values as text, and text that a spreadsheet must not take for a formula.
+"""CSV cells: values as text, and text that a spreadsheet must not read as a formula.
 
-A cell that begins with ``= + - @``, TAB or CR is a formula to a spreadsheet (OWASP, CSV Injection), so text of
-that form gets an apostrophe in front, and so does text that already has one there: reading takes one off again,
-and every text comes back as it was. Numbers are never touched.
+A spreadsheet reads a cell as a formula if it begins with ``= + - @`` (also in their full-width forms), TAB or CR, also
+after invisible characters (OWASP, CSV Injection). An apostrophe is put before such text, and before text that already
+has apostrophes there. Reading removes one apostrophe, so that every text survives a round trip. Numbers are never
+changed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import io
 import re
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-QUOTED_FORMULA = re.compile(r"'+[=+\-@\t\r]")
+# Not shown on a screen: zero-width characters, soft hyphens, directional marks and variation selectors.
+INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+FORMULA_START = rf"[{INVISIBLE}]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]"
+FORMULA = re.compile(f"'*{FORMULA_START}")
+QUOTED_FORMULA = re.compile(f"'+{FORMULA_START}")
+# Unicode's White_Space. Python's own \s also matches the control characters U+001C to U+001F.
+WHITE_SPACE = re.compile("[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
 
 
 def quote(text: str) -> str:
@@ -29,8 +35,13 @@ def unquote(text: str) -> str:
     return text[1:] if QUOTED_FORMULA.match(text) else text
 
 
-def render(value: Any) -> str:
-    """A value as a cell. Money has at least 2 decimals; null is an empty cell."""
+def one_line(text: str) -> str:
+    """The text with each run of white space, line breaks included, replaced by one space, and none at its ends."""
+    return WHITE_SPACE.sub(" ", text).strip(" ")
+
+
+def render(value: object) -> str:
+    """A value as a cell. Money has at least 2 decimals, and None is an empty cell."""
     match value:
         case None:
             return ""
@@ -47,7 +58,7 @@ def render(value: Any) -> str:
             return str(value)
 
 
-def lines(rows: Iterable[Sequence[Any]]) -> bytes:
+def lines(rows: Iterable[Sequence[object]]) -> bytes:
     """Rows as CSV in UTF-8 (RFC 4180)."""
     text = io.StringIO()
     csv.writer(text).writerows([render(value) for value in row] for row in rows)

@@ -1,51 +1,47 @@
-"""Imports products from a file: all of it or nothing."""
+"""Imports products from a CSV file: all rows or none.
+
+An import has two passes, so that other writers wait only while it writes:
+
+1. Without a lock: every row is parsed and validated, then compared with one snapshot of the catalogue. The result is
+   a plan, which holds only the changes. A dry run, or a file with errors, ends here.
+2. Under the lock: planned products that have changed since the snapshot are compared again, and the plan is written.
+
+Rows and plan are stored on disk to limit memory.
+"""
 
 from __future__ import annotations
 
-from array import array
-from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from inventory.categories import service as categories
-from inventory.database.base import db, fold, unit_of_work
+from inventory.database.base import db
 from inventory.database.engines import begin_snapshot
-from inventory.fields import MAX_QUANTITY
-from inventory.import_export.reader import ParsedRow, Problems, ProductFile
-from inventory.models.product import Product
-from inventory.models.transaction import Batch, Transaction
-from inventory.transactions import batches
-from inventory.transactions import service as ledger
-from inventory.transactions.idempotency import claim
-from inventory.transactions.service import Movement
+from inventory.database.types import fold
+from inventory.errors import DuplicateCategory
+from inventory.import_export.apply import apply_changes, outcome_of
+from inventory.import_export.outcome import Outcome
+from inventory.import_export.plan import compare
+from inventory.import_export.problems import Problem, Problems
+from inventory.import_export.reader import read_rows
+from inventory.import_export.scratch import CHUNK, Scratch
+from inventory.web.idempotency import recall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from inventory.import_export.reader import ParsedRow
     from inventory.web.idempotency import RequestKey
+
+    Progress = Callable[[int], None]
 
 T = TypeVar("T")
 
-CHUNK = 500
 ATTEMPTS = 3
-REQUIRED_WHEN_NEW = ("name", "price", "category")
 
 
-@dataclass
-class Outcome:
-    rows: int = 0
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    stock_transactions: int = 0
-    dry_run: bool = False
-
-
-def nothing(_rows: int) -> None:
+def no_progress(_rows: int) -> None:
     pass
 
 
@@ -55,71 +51,44 @@ def import_products(
     mode: str = "upsert",
     dry_run: bool = False,
     key: RequestKey | None = None,
-    progress: Callable[[int], None] = nothing,
+    progress: Progress = no_progress,
+    folder: str | None = None,
 ) -> Outcome:
-    """Create and update products from a CSV file in one transaction.
+    """Create and update products from a CSV file in one transaction. A dry run only reads.
 
-    The whole file is checked before the database is locked. ``progress`` is called with the number of rows done
-    since its last call. Raises ImportInvalid, which lists the first problems, and UnsupportedEncoding.
+    ``progress`` is called with the number of rows done since its last call. Every row counts twice: when it is parsed
+    and when it is compared. ``folder`` is for temporary files. Raises ImportInvalid with the first problems,
+    UnsupportedEncoding, and what ``claim`` raises.
     """
-    problems = Problems()
-    with ProductFile(file) as source:
-        source.check(problems)
-        for _attempt in range(ATTEMPTS - 1):
+    with Scratch(folder) as scratch:
+        problems = validate_rows(file, scratch, progress)
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
-            except IntegrityError:
-                # The rows themselves are sound, so another writer just created the same SKU or category, or deleted
-                # the category; this time it is seen before it is in the way.
-                continue
-        return apply(source, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
+                return apply_rows(scratch, problems, mode=mode, dry_run=dry_run, key=key, progress=progress)
+            except (IntegrityError, DuplicateCategory):
+                # Another writer created the same SKU or category, or deleted the category, since the snapshot. The
+                # next one shows it.
+                if attempt == ATTEMPTS:
+                    raise
+    raise AssertionError("unreachable")
 
 
-@unit_of_work
-def apply(
-    source: ProductFile,
-    found: Problems,
-    *,
-    mode: str,
-    dry_run: bool,
-    key: RequestKey | None,
-    progress: Callable[[int], None],
-) -> Outcome:
-    """Write the rows, or once a problem is known only look for more of them; then commit, or refuse."""
-    earlier = claim(key)
-    if earlier is not None:
-        return as_imported(earlier.batch_id)
-    problems = Problems(found.count, list(found.first))
-    importer = Importer(problems, mode)
-    if not problems.count:
-        lock_known(source)
-    with closing(source.rows(Problems())) as rows:
-        importer.read(chunked(rows), progress)
-    problems.refuse_any()
-    if dry_run:
-        db.session.rollback()
-    else:
-        importer.write_batch(key)
-    importer.outcome.dry_run = dry_run
-    return importer.outcome
+def validate_rows(file: IO[bytes], scratch: Scratch, progress: Progress) -> Problems:
+    """Parse the whole file and store its valid rows in ``scratch``. Returns the problems of the others."""
+    problems = Problems()
+    for rows in chunked(read_rows(file)):
+        problems = problems.plus(problem for row in rows for problem in row_problems(row, scratch))
+        scratch.add_rows(row for row in rows if not row.problems)
+        progress(len(rows))
+    return problems
 
 
-def lock_known(source: ProductFile) -> None:
-    """Lock every product that the file names before the first one changes, in the one order of all such locks.
-
-    The file's own order would lead into deadlocks with batches and other imports. Takes some 40 bytes for each.
-    """
-    known = array("q")
-    for skus in chunked(source.skus()):
-        known.extend(db.session.scalars(select(Product.id).where(Product.sku_folded.in_(skus))))
-    ledger.lock(known)
-
-
-def as_imported(batch_id: str) -> Outcome:
-    """What an earlier import was answered, from its batch and its rows in the ledger."""
-    batch = db.session.get_one(Batch, batch_id)
-    moved = db.session.scalar(select(func.count()).where(Transaction.batch_id == batch_id)) or 0
-    return Outcome(batch.rows or 0, batch.created or 0, batch.updated or 0, batch.unchanged or 0, moved)
+def row_problems(row: ParsedRow, scratch: Scratch) -> Iterator[Problem]:
+    yield from row.problems
+    if "sku" in row.cells:
+        earlier = scratch.duplicate_of(fold(row.cells["sku"]), row.number)
+        if earlier is not None:
+            yield Problem(row.number, "sku", f"Duplicate SKU, also in row {earlier}.")
 
 
 def chunked(items: Iterator[T]) -> Iterator[list[T]]:
@@ -127,112 +96,30 @@ def chunked(items: Iterator[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-@dataclass
-class Importer:
-    problems: Problems
-    mode: str
-    outcome: Outcome = field(default_factory=Outcome)
-    category_ids: dict[str, int] = field(default_factory=dict)
-    batch_id: str = field(default_factory=batches.new_id)
-
-    def read(self, chunks: Iterator[list[ParsedRow]], progress: Callable[[int], None]) -> None:
-        """Take chunks of rows as long as all is well, then only look for more problems."""
-        while not self.problems.count and (rows := next(chunks, [])):
-            self.take(rows)
-            progress(len(rows))
-        if self.problems.count:
-            # To look takes no lock that others would have to wait for.
-            begin_snapshot(db.session())
-            for rows in chunks:
-                self.examine(rows)
-                progress(len(rows))
-
-    def take(self, rows: list[ParsedRow]) -> None:
-        """Bring a chunk of rows into the database and forget it again."""
-        existing = find_existing(rows, lock=True)
-        pending: list[tuple[Product, int, str]] = []
-        for row in rows:
-            self.outcome.rows += 1
-            product = existing.get(fold(row.values["sku"]))
-            if self.is_sound(row, product) and not self.problems.count:
-                pending += self.bring_in(row.values, product)
-        db.session.flush()
-        for product, quantity, reason in pending:
-            ledger.record(product.id, Movement("adjustment", quantity, reason=reason), batch_id=self.batch_id)
-        self.outcome.stock_transactions += len(pending)
-        db.session.expunge_all()
-
-    def examine(self, rows: list[ParsedRow]) -> None:
-        """Only look for problems in a chunk of rows."""
-        existing = find_existing(rows)
-        for row in rows:
-            self.is_sound(row, existing.get(fold(row.values["sku"])))
-        db.session.expunge_all()
-
-    def write_batch(self, key: RequestKey | None) -> None:
-        """Write down the import itself, now that its counts are known."""
-        done = self.outcome
-        counts = {"rows": done.rows, "created": done.created, "updated": done.updated, "unchanged": done.unchanged}
-        batches.write(self.batch_id, "import", key, **counts)
-
-    def is_sound(self, row: ParsedRow, product: Product | None) -> bool:
-        """Whether the row can be brought in; what cannot be known without the database goes to ``problems``."""
-        before = self.problems.count
-        if product is None:
-            for column in REQUIRED_WHEN_NEW:
-                if column not in row.values:
-                    self.problems.add(row.number, column, "A new product needs it.")
-        elif self.mode == "create":
-            self.problems.add(row.number, "sku", "A product with this SKU exists already.")
-        price = row.values.get("price", product.price if product else None)
-        cost = row.values.get("cost", product.cost if product else None)
-        if price is not None and cost is not None and price < cost:
-            column = "price" if "price" in row.values else "cost"
-            self.problems.add(row.number, column, "The price may not be below the cost.")
-        if abs(difference(row.values, product)) > MAX_QUANTITY:
-            self.problems.add(row.number, "quantity_on_hand", ledger.TOO_FAR)
-        return self.problems.count == before
-
-    def bring_in(self, values: dict[str, Any], product: Product | None) -> list[tuple[Product, int, str]]:
-        """Create or change the product. Returns the movement of stock it still needs: product, quantity, reason."""
-        facts = dict(values)
-        facts.pop("quantity_on_hand", None)
-        units = difference(values, product)
-        if "category" in facts:
-            facts["category_id"] = self.category_id(facts.pop("category"))
-        if product is None:
-            product = Product(**facts)
-            db.session.add(product)
-            self.outcome.created += 1
-            return [(product, units, "opening")] if units else []
-        for name, value in facts.items():
-            setattr(product, name, value)
-        if units or db.session.is_modified(product):
-            self.outcome.updated += 1
-        else:
-            self.outcome.unchanged += 1
-        return [(product, units, "count")] if units else []
-
-    def category_id(self, name: str) -> int:
-        """Id of the category of this name, which is created if there is none."""
-        key = fold(name)
-        if key not in self.category_ids:
-            category = categories.find_by_name(name) or categories.create({"name": name})
-            self.category_ids[key] = category.id
-            db.session.expunge(category)
-        return self.category_ids[key]
+def apply_rows(
+    scratch: Scratch, problems: Problems, *, mode: str, dry_run: bool, key: RequestKey | None, progress: Progress
+) -> Outcome:
+    """Compare the stored rows with a new snapshot, and write what they change unless this is a dry run."""
+    begin_snapshot(db.session())
+    earlier = recall(key)
+    if earlier is not None:
+        return outcome_of(earlier)
+    planned, problems = compare_rows(scratch, problems, mode, progress)
+    db.session.rollback()
+    problems.raise_if_any()
+    return planned if dry_run else apply_changes(scratch, planned.rows, mode, key)
 
 
-def find_existing(rows: list[ParsedRow], *, lock: bool = False) -> dict[str, Product]:
-    """The products that the rows name, by folded SKU; to lock them goes by the order of their ids."""
-    keys = [fold(row.values["sku"]) for row in rows]
-    statement = select(Product).where(Product.sku_folded.in_(keys)).order_by(Product.id)
-    found = db.session.scalars(statement.with_for_update(key_share=True) if lock else statement)
-    return {product.sku_folded: product for product in found}
+def compare_rows(scratch: Scratch, problems: Problems, mode: str, progress: Progress) -> tuple[Outcome, Problems]:
+    """Compare the stored rows with the catalogue, and store their changes in ``scratch``.
 
-
-def difference(values: dict[str, Any], product: Product | None) -> int:
-    """Units by which the row changes the stock."""
-    present = product.quantity_on_hand if product else 0
-    wanted: int = values.get("quantity_on_hand", present)
-    return wanted - present
+    Returns what the changes would do, and ``problems`` with those that only the catalogue shows.
+    """
+    planned = Outcome(dry_run=True)
+    scratch.delete_changes()
+    for rows in scratch.rows():
+        changes, found = compare(rows, mode)
+        scratch.add_changes(changes)
+        planned, problems = planned.plus(changes, rows=len(rows)), problems.plus(found)
+        progress(len(rows))
+    return planned, problems

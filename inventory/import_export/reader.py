@@ -1,165 +1,149 @@
-"""Reads a product file: its notation, its header, its rows, and everything that is wrong with them."""
+"""Parses a product file: its encoding, its header, its rows, and the problems of each row."""
 
 from __future__ import annotations
 
 import csv
-import heapq
 import io
-import sqlite3
-from dataclasses import dataclass, field
+import re
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from marshmallow import ValidationError
 
 from inventory import errors
-from inventory.database.base import fold
 from inventory.import_export import cells
-from inventory.import_export.schemas import PRODUCT_COLUMNS, ProductRow
+from inventory.import_export.problems import Problem, Problems
+from inventory.import_export.schemas import ONE_LINE_COLUMNS, PRODUCT_COLUMNS, FileRow
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Iterator, Mapping
+
+    from inventory.import_export.schemas import ProductCells
 
 DELIMITERS = ",;\t"
-REPORTED = 100
-# Far longer than any sound row, so that a file without line breaks is not read into memory whole.
+# Limits memory for a file without line breaks; valid rows are much shorter.
 MAX_LINE = 1_000_000
+# Headings of the price list that differ from the column's name in more than case and spaces.
+SYNONYMS = {"quantity": "quantity_on_hand"}
+MAX_HEADING = 25
+EMPTY_CELL = "Must not be empty."
 
 
-@dataclass
-class Problems:
-    """Counts every problem and keeps the first by row."""
+class ParsedRow(NamedTuple):
+    """A row of a product file. ``number`` counts as a spreadsheet does: the header is row 1.
 
-    count: int = 0
-    first: list[tuple[int, int, str | None, str]] = field(default_factory=list)
-
-    def add(self, row: int, column: str | None, message: str) -> None:
-        # A heap with its largest row on top, so that whatever comes earlier in the file takes its place.
-        self.count += 1
-        entry = (-row, -self.count, column, message)
-        if len(self.first) < REPORTED:
-            heapq.heappush(self.first, entry)
-        else:
-            heapq.heappushpop(self.first, entry)
-
-    def refuse_any(self) -> None:
-        """Raise ImportInvalid if there is a problem."""
-        if not self.count:
-            return
-        listed = [
-            {"row": -row, "column": column, "message": message}
-            for row, _number, column, message in sorted(self.first, key=lambda entry: (-entry[0], -entry[1]))
-        ]
-        plural = "1 error" if self.count == 1 else f"{self.count} errors"
-        raise errors.ImportInvalid(
-            f"Nothing was imported: the file has {plural}.", {"error_count": self.count, "errors": listed}
-        )
-
-
-@dataclass(frozen=True)
-class ParsedRow:
-    """A row without problems of its own. ``number`` counts as a spreadsheet does: the header is row 1."""
-
-    number: int
-    values: dict[str, Any]
-
-
-class ProductFile:
-    """A file of products in UTF-8, with or without BOM, its columns in any order.
-
-    Raises UnsupportedEncoding for anything but UTF-8 and ImportInvalid for a header that will not do.
+    ``written`` holds the original text of cells whose white space was normalized. A row with problems has only the
+    cells that are valid.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.schema = ProductRow()
-        # An empty name makes a private database on disk: SKUs seen so far take no memory, however many.
-        self.seen = sqlite3.connect("")
-        self.seen.execute("CREATE TABLE skus (sku TEXT PRIMARY KEY, row INTEGER) WITHOUT ROWID")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.seen.close()
-
-    def rows(self, problems: Problems) -> Generator[ParsedRow]:
-        """Every row that is sound by itself; what is wrong with the others goes to ``problems``."""
-        self.file.seek(0)
-        text = io.TextIOWrapper(self.file, encoding="utf-8-sig", newline="")
-        try:
-            yield from self.parse(text, problems)
-        except UnicodeDecodeError:
-            raise errors.UnsupportedEncoding("The file is not text in UTF-8.") from None
-        finally:
-            text.detach()
-
-    def parse(self, text: io.TextIOWrapper, problems: Problems) -> Iterator[ParsedRow]:
-        records = numbered_records(text, delimiter_of(text), problems)
-        header = read_header(next(records, (1, []))[1], problems)
-        for number, record in records:
-            if len(record) != len(header):
-                problems.add(number, None, f"The row has {len(record)} cells, the header has {len(header)}.")
-                continue
-            given = {name: cells.unquote(cell.strip()) or None for name, cell in zip(header, record, strict=True)}
-            try:
-                yield ParsedRow(number, self.schema.load(given))
-            except ValidationError as error:
-                for column, messages in error.messages_dict.items():
-                    for message in messages:
-                        problems.add(number, column, cell_message(message))
-
-    def check(self, problems: Problems) -> int:
-        """Look for problems in the whole file without touching the database. Returns the number of sound rows."""
-        count = 0
-        for row in self.rows(problems):
-            count += 1
-            key = fold(row.values["sku"])
-            if self.seen.execute("INSERT OR IGNORE INTO skus VALUES (?, ?)", (key, row.number)).rowcount == 0:
-                (first,) = self.seen.execute("SELECT row FROM skus WHERE sku = ?", (key,)).fetchone()
-                problems.add(row.number, "sku", f"The same SKU as in row {first}.")
-        return count
-
-    def skus(self) -> Iterator[str]:
-        """The folded SKUs of a file that was checked, in no order of the file's."""
-        return (sku for (sku,) in self.seen.execute("SELECT sku FROM skus"))
+    number: int
+    cells: ProductCells
+    written: Mapping[str, str]
+    problems: tuple[Problem, ...] = ()
 
 
-def cell_message(message: str) -> str:
-    return "May not be empty." if message == "Field may not be null." else message
+def read_rows(file: IO[bytes]) -> Iterator[ParsedRow]:
+    """Parse a file in UTF-8, with or without BOM, its columns in any order.
+
+    Raises UnsupportedEncoding for anything but UTF-8, and ImportInvalid for an invalid header.
+    """
+    file.seek(0)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        yield from parse(text)
+    except UnicodeDecodeError:
+        raise errors.UnsupportedEncoding("The file is not text in UTF-8.") from None
+    finally:
+        text.detach()
 
 
-def delimiter_of(text: io.TextIOWrapper) -> str:
-    """The delimiter that the header line has most of; the text is at its start again afterwards."""
+def parse(text: io.TextIOWrapper) -> Iterator[ParsedRow]:
+    delimiter = detect_delimiter(text)
+    records = csv.reader(iter(partial(text.readline, MAX_LINE), ""), delimiter=delimiter, strict=True)
+    header, schema, number = read_header(records), FileRow(), 1
+    try:
+        for number, record in enumerate(records, start=2):
+            if any(cell.strip() for cell in record):
+                yield parse_row(number, record, header, schema)
+    except csv.Error as error:
+        # Where the next row begins is unknown, so the rest of the file is not read.
+        yield ParsedRow(number + 1, {}, {}, (not_csv(number + 1, error),))
+
+
+def detect_delimiter(text: io.TextIOWrapper) -> str:
+    """The delimiter that occurs most often in the header line. Rewinds ``text``."""
     header = text.readline(MAX_LINE)
     text.seek(0)
     return max(DELIMITERS, key=header.count)
 
 
-def numbered_records(text: io.TextIOWrapper, delimiter: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, with their numbers; ends at a place that is no CSV, since no row after it is sure."""
-    reader = csv.reader(iter(partial(text.readline, MAX_LINE), ""), delimiter=delimiter, strict=True)
-    number = 0
+def parse_row(number: int, record: list[str], header: list[str], schema: FileRow) -> ParsedRow:
+    if len(record) != len(header):
+        problem = Problem(number, None, f"Expected {len(header)} cells, found {len(record)}.")
+        return ParsedRow(number, sku_alone(record, header.index("sku"), schema), {}, (problem,))
+    given = {name: cells.unquote(cell.strip()) or None for name, cell in zip(header, record, strict=True)}
     try:
-        for number, record in enumerate(reader, start=1):
-            if number == 1 or any(cell.strip() for cell in record):
-                yield number, record
+        loaded = cast("ProductCells", schema.load(given))
+    except ValidationError as error:
+        return ParsedRow(number, cast("ProductCells", error.valid_data), {}, cell_problems(number, error))
+    written = {name: text for name in ONE_LINE_COLUMNS if (text := given.get(name)) and text != loaded.get(name)}
+    return ParsedRow(number, loaded, written)
+
+
+def sku_alone(record: list[str], column: int, schema: FileRow) -> ProductCells:
+    """The SKU of a row with too many or too few cells, so that a duplicate in a later row is still found."""
+    if column >= len(record):
+        return {}
+    try:
+        return cast("ProductCells", schema.load({"sku": cells.unquote(record[column].strip())}, partial=True))
+    except ValidationError:
+        return {}
+
+
+def cell_problems(number: int, error: ValidationError) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(number, column, EMPTY_CELL if message == "Field may not be null." else message)
+        for column, messages in error.messages_dict.items()
+        for message in messages
+    )
+
+
+def not_csv(number: int, error: csv.Error) -> Problem:
+    return Problem(number, None, f"Invalid CSV: {error}. The rest of the file was not read.")
+
+
+def read_header(records: Iterator[list[str]]) -> list[str]:
+    """Column names in the file's order. Raises ImportInvalid for an unknown, duplicate or missing column."""
+    try:
+        headings = next(records, [])
     except csv.Error as error:
-        problems.add(number + 1, None, f"Not CSV from here on: {error}.")
+        raise Problems().plus([not_csv(1, error)]).as_error() from None
+    header = [column_of(heading) for heading in headings]
+    Problems().plus(header_problems(header, headings)).raise_if_any()
+    return header
 
 
-def read_header(record: list[str], problems: Problems) -> list[str]:
-    """Column names in the file's order. Raises ImportInvalid for an unknown, doubled or missing one."""
-    problems.refuse_any()
-    header = [name.strip().lower() for name in record]
+def header_problems(header: list[str], headings: list[str]) -> Iterator[Problem]:
     seen: set[str] = set()
-    for position, name in enumerate(header, start=1):
+    for position, (name, heading) in enumerate(zip(header, headings, strict=True), start=1):
         if name not in PRODUCT_COLUMNS:
-            problems.add(1, None, f"Column {position} has an unknown name; known are {', '.join(PRODUCT_COLUMNS)}.")
+            yield Problem(1, None, unknown_heading(position, heading))
         elif name in seen:
-            problems.add(1, name, "The column stands twice.")
+            yield Problem(1, name, "Duplicate column.")
         seen.add(name)
     if "sku" not in seen:
-        problems.add(1, "sku", "The column is missing.")
-    problems.refuse_any()
-    return header
+        yield Problem(1, "sku", "Missing column.")
+
+
+def column_of(heading: str) -> str:
+    """The column that a heading names: case does not matter, and spaces count as an underscore."""
+    name = re.sub(r"[\s_]+", "_", heading.strip().lower())
+    return SYNONYMS.get(name, name)
+
+
+def unknown_heading(position: int, heading: str) -> str:
+    """A message that quotes the heading, shortened and without unprintable characters."""
+    shown = "".join(character for character in cells.one_line(heading) if character.isprintable())
+    shown = f"{shown[:MAX_HEADING]}…" if len(shown) > MAX_HEADING else shown
+    named = f' "{shown}"' if shown else ""
+    return f"Unknown column {position}{named}. Known columns: {', '.join(PRODUCT_COLUMNS)}."

@@ -1,36 +1,42 @@
-"""/export and /import: the catalogue and the ledger as files."""
+"""/export and /import: products and the ledger as files."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from flask import Response, current_app, request
+from flask import Response, current_app
 
 from inventory import errors
-from inventory.import_export import importer, service
+from inventory.import_export import exporter, importer
 from inventory.import_export.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
-from inventory.web.api import Blueprint, refuse_encodings, refuse_other_charset
-from inventory.web.headers import idempotency_key
-from inventory.web.openapi import IDEMPOTENCY_KEY, ON_BODY, ON_KEY
+from inventory.import_export.uploads import uploaded_file
+from inventory.web.api import Blueprint
+from inventory.web.idempotency import idempotency_key
+from inventory.web.openapi.examples import CHANGED_FILE
+from inventory.web.openapi.operations import ON_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from werkzeug.datastructures import FileStorage
+    from inventory.fields import Values
 
-blueprint = Blueprint("exchange", __name__, description="The catalogue and the ledger as files.")
+blueprint = Blueprint("import_export", __name__, description="CSV and JSON Lines exports, and CSV import.")
 
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 FILE = {"type": "string", "description": "Text in UTF-8."}
+# Swagger UI shows a file chooser for ``format: binary``, and client generators take a file for it.
+CSV_FILE = {
+    "type": "string",
+    "format": "binary",
+    "description": "CSV in UTF-8, separated by comma, semicolon or tab.",
+}
+CSV_FORM = {"type": "object", "properties": {"file": CSV_FILE}, "required": ["file"]}
 CSV_BODY = {
     "required": True,
     "content": {
-        "text/csv": {"schema": FILE},
-        "multipart/form-data": {"schema": {"type": "object", "properties": {"file": FILE}, "required": ["file"]}},
+        "text/csv": {"schema": CSV_FILE, "example": CHANGED_FILE},
+        "multipart/form-data": {"schema": CSV_FORM, "encoding": {"file": {"contentType": "text/csv"}}},
     },
 }
 
@@ -44,44 +50,75 @@ def attachment(body: Iterator[bytes], name: str, file_format: str) -> Response:
 
 
 @blueprint.route("/export/products-csv")
-@blueprint.response(200, FILE, content_type="text/csv")
+@blueprint.other_response(200, FILE, content_type="text/csv")
 def export_price_list() -> Response:
-    """Export active products as SKU, Name, Price, Quantity, Reorder Point."""
-    return attachment(service.export_price_list(), "price-list", "csv")
+    """Export a price list.
+
+    Active products as CSV in UTF-8, ordered by id, with the columns `SKU,Name,Price,Quantity,Reorder Point`. An
+    apostrophe is put before text that a spreadsheet would read as a formula.
+    """
+    return attachment(exporter.export_price_list(), "price-list", "csv")
 
 
 @blueprint.route("/export/products")
 @blueprint.arguments(ProductExportQuery, location="query")
-@blueprint.response(200, FILE, content_type="application/x-ndjson")
-@blueprint.response(200, FILE, content_type="text/csv")
-def export_products(query: dict[str, Any]) -> Response:
-    """Export products, by id, as the columns that the import reads, or as JSON lines."""
+@blueprint.other_response(200, FILE, content_type="application/x-ndjson")
+@blueprint.other_response(200, FILE, content_type="text/csv")
+def export_products(query: Values) -> Response:
+    """Export products.
+
+    As CSV with the columns that the import reads, or as JSON Lines with the objects of `GET /products`. Ordered by id
+    and streamed from one snapshot of the database. It accepts the filters of the list and is not paginated. In CSV, an
+    apostrophe is put before text that a spreadsheet would read as a formula. The import removes it.
+    """
     file_format = query.pop("format")
-    return attachment(service.export_products(query, file_format), "products", file_format)
+    return attachment(exporter.export_products(query, file_format), "products", file_format)
 
 
 @blueprint.route("/export/transactions")
 @blueprint.arguments(TransactionExportQuery, location="query")
-@blueprint.response(200, FILE, content_type="application/x-ndjson")
-@blueprint.response(200, FILE, content_type="text/csv")
-def export_transactions(query: dict[str, Any]) -> Response:
-    """Export the ledger in the order in which it was written."""
+@blueprint.other_response(200, FILE, content_type="application/x-ndjson")
+@blueprint.other_response(200, FILE, content_type="text/csv")
+def export_transactions(query: Values) -> Response:
+    """Export the ledger.
+
+    All rows that match the filters, in the order in which they were written, as CSV or JSON Lines. Streamed from one
+    snapshot of the database. In CSV, an apostrophe is put before text that a spreadsheet would read as a formula.
+    """
     file_format = query.pop("format")
-    return attachment(service.export_transactions(query, file_format), "transactions", file_format)
+    return attachment(exporter.export_transactions(query, file_format), "transactions", file_format)
 
 
 @blueprint.route("/import/products", methods=["POST"])
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
-@blueprint.doc(requestBody=CSV_BODY)
-@blueprint.document(IDEMPOTENCY_KEY, *ON_KEY)
+@blueprint.reads_file(CSV_BODY)
 @blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
-def import_products(query: dict[str, Any]) -> Any:
-    """Create and update products from a CSV file, all of it or nothing."""
+def import_products(query: Values) -> object:
+    """Import products.
+
+    Creates and updates products from a CSV file: all rows or none. The file is text in UTF-8, separated by comma,
+    semicolon or tab. Its first line names the columns, in any order: `sku`, `name`, `description`, `price`, `cost`,
+    `quantity_on_hand`, `reorder_point`, `location`, `category` (its name), `is_active`, `expected_quantity`. Case and
+    spaces in a heading do not matter, and `Quantity` means `quantity_on_hand`, so both product exports can be imported.
+    `sku` is required; new products also require `name`, `price` and `category`. A category that does not exist is
+    created. A missing column leaves its field unchanged. An empty cell means null where null is allowed. In `sku`,
+    `name`, `location` and `category`, each run of white space becomes one space.
+
+    A `quantity_on_hand` that equals the `expected_quantity` of its row does not change the stock, even if the stock has
+    changed since the export. A different value is a count, which is rejected if the stock has changed since the export.
+    Without an `expected_quantity`, every `quantity_on_hand` is a count, and overrides movements since the export. A new
+    product starts with the `quantity_on_hand` of its row. A SKU that was changed since the export means a new product,
+    so export again after changing SKUs.
+
+    If any row has an error, nothing is imported, and 422 `import_invalid` lists row, column and reason of the first
+    100 errors. A dry run takes no lock and changes nothing.
+    """
     with uploaded_file() as file:
-        rehearsal = query["dry_run"]
-        key = idempotency_key(query, digest(file), moves_stock=not rehearsal)
-        return importer.import_products(file, **query, key=None if rehearsal else key)
+        dry_run = query["dry_run"]
+        key = idempotency_key(query, digest(file), moves_stock=not dry_run)
+        folder = current_app.config["INVENTORY_TEMP_DIR"]
+        return importer.import_products(file, **query, key=None if dry_run else key, folder=folder)
 
 
 def digest(file: IO[bytes]) -> str:
@@ -90,35 +127,3 @@ def digest(file: IO[bytes]) -> str:
     while block := file.read(1 << 20):
         whole.update(block)
     return whole.hexdigest()
-
-
-@contextmanager
-def uploaded_file() -> Iterator[IO[bytes]]:
-    """The request's file on disk: its upload may be slow, and nothing is locked while it lasts."""
-    request.max_content_length = current_app.config["INVENTORY_MAX_IMPORT_BYTES"]
-    refuse_encodings(request)
-    if request.mimetype == "multipart/form-data":
-        file = only_file()
-        refuse_other_charset(file.mimetype_params)
-        yield file.stream
-    elif request.mimetype == "text/csv":
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(request.stream, copy)
-            # A connection that breaks ends the stream like a file that is complete, and often between two rows.
-            if request.content_length not in {None, copy.tell()}:
-                raise errors.BadRequest("The body is shorter than its Content-Length says; nothing was imported.")
-            copy.seek(0)
-            yield copy
-    else:
-        raise errors.UnsupportedMediaType("Send the file as text/csv, or as the field 'file' of multipart/form-data.")
-
-
-def only_file() -> FileStorage:
-    """The form's one file. Whatever else it holds is refused: an ignored ``dry_run`` would be a real import."""
-    problems = {name: ["Unknown field."] for name in (*request.form, *request.files) if name != "file"}
-    files = request.files.getlist("file")
-    if len(files) != 1:
-        problems["file"] = ["Given more than once." if files else "Missing data for required field."]
-    if problems:
-        raise errors.ValidationFailed(details={"form": problems})
-    return files[0]

@@ -1,4 +1,4 @@
-"""Categories: what products are grouped by."""
+"""Categories, which group products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 from sqlalchemy import BigInteger, CheckConstraint, String, func, text
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
-from inventory.database.base import Base, BigId, UtcDateTime, fold, folded
+from inventory.database.base import Base
+from inventory.database.types import BigId, UtcDateTime, fold, folded
 
 
 class Category(Base):

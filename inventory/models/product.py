@@ -1,4 +1,4 @@
-"""Products: the catalogue's facts, and the stock that the ledger's single writer keeps."""
+"""Products: catalogue data, and the stock, which only the ledger changes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
-from inventory.database.base import Base, BigId, Money, UtcDateTime, fold, folded
-
-MAX_STOCK = 10**12
+from inventory.database.base import Base
+from inventory.database.types import BigId, Money, UtcDateTime, fold, folded
+from inventory.fields import MAX_STOCK
 
 
 class Product(Base):
-    """``quantity_on_hand``, ``last_seq`` and ``updated_at`` change with every movement, so no index names them.
+    """``quantity_on_hand``, ``last_seq`` and ``updated_at`` change with every movement, so no index includes them.
 
-    PostgreSQL can then update the row in place (heap-only tuples), whatever the other indexes are.
+    PostgreSQL can then use heap-only tuple updates.
     """
 
     __tablename__ = "products"
@@ -81,3 +81,30 @@ class Product(Base):
     def fold_name(self, _key: str, name: str) -> str:
         self.name_folded = fold(name)
         return name
+
+
+def index_of_latest(name: str, *columns: str, unique: bool = False) -> Index:
+    """A partial index of the latest row of each product. The predicate matches the queries of each engine."""
+    return Index(name, *columns, unique=unique, sqlite_where=text("is_latest = 1"), postgresql_where=text("is_latest"))
+
+
+class ProductChange(Base):
+    """A change of the catalogue: a product was created, updated or deleted. Triggers in the migrations write the rows.
+
+    There is no foreign key, because the row of a deletion outlives its product. ``xid`` is the position in the order of
+    writing, as in the ledger. Superseded rows are kept because cursors refer to them.
+    """
+
+    __tablename__ = "product_changes"
+    __table_args__ = (
+        index_of_latest("uq_product_changes_product_id", "product_id", unique=True),
+        index_of_latest("ix_product_changes_xid_id", "xid", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    product_id: Mapped[int] = mapped_column(BigId)
+    sku: Mapped[str] = mapped_column(String(50))
+    is_latest: Mapped[bool]
+    xid: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)

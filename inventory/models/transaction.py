@@ -1,17 +1,20 @@
-"""The ledger: one row for every movement of stock, and one for every batch; written once and never changed."""
+"""The ledger: one row per stock movement and one per batch, written once and never changed."""
 
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from inventory.database.base import Base, BigId, UtcDateTime
-from inventory.models.product import MAX_STOCK
+from inventory.database.base import Base
+from inventory.database.types import BigId, UtcDateTime
+from inventory.fields import MAX_STOCK
 
 TYPES = ("purchase", "sale", "adjustment")
 REASONS = ("opening", "count", "damage", "loss", "return", "reversal", "import", "other")
+# The service sets the others itself.
+CLIENT_REASONS = ("damage", "loss", "return", "other")
 BATCH_KINDS = ("batch", "reversal", "import")
 CROSSINGS = ("low", "out", "recovered")
 
@@ -21,14 +24,14 @@ def one_of(column: str, words: tuple[str, ...]) -> str:
 
 
 def sparse_index(*columns: str, unique: bool = False) -> Index:
-    """An index of only those rows that have a value in its first column; most have none."""
+    """A partial index of the rows with a value in its first column; most rows have none."""
     present = text(f"{columns[0]} IS NOT NULL")
     name = f"{'uq' if unique else 'ix'}_transactions_{'_'.join(columns)}"
     return Index(name, *columns, unique=unique, postgresql_where=present, sqlite_where=present)
 
 
 class Batch(Base):
-    """Movements recorded together by one request: a batch, the reversal of one, or an import with its counts."""
+    """Movements recorded by one request: a batch, the reversal of a batch, or an import with its counts."""
 
     __tablename__ = "batches"
     __table_args__ = (
@@ -51,11 +54,10 @@ class Batch(Base):
 
 
 class Transaction(Base):
-    """Triggers in the migrations refuse UPDATE and DELETE on this table and on batches, on both engines.
+    """Triggers in the migrations reject UPDATE and DELETE on this table and on batches, on both engines.
 
-    ``sku`` is the product's at the time. ``crossed`` says what the row meant for the reorder point as it was then.
-    ``xid`` is the row's place in the order of writing, a PostgreSQL transaction number by which the feed knows what is
-    committed; 0 on SQLite.
+    ``sku`` and ``crossed`` refer to the SKU and the reorder point at the time of the movement. ``xid`` is the position
+    in the order of writing: a PostgreSQL transaction ID, which tells the feed what is committed; 0 on SQLite.
     """
 
     __tablename__ = "transactions"
@@ -100,7 +102,7 @@ class Transaction(Base):
     reference: Mapped[str | None] = mapped_column(String(100))
     notes: Mapped[str | None] = mapped_column(String(500))
     reverses_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("transactions.id", ondelete="RESTRICT"))
-    # Deferred, because an import's batch is written last, with its counts.
+    # Deferred, because the batch of an import is written last, with its counts.
     batch_id: Mapped[str | None] = mapped_column(
         String(36), ForeignKey("batches.id", ondelete="RESTRICT", deferrable=True, initially="DEFERRED")
     )
@@ -111,3 +113,14 @@ class Transaction(Base):
     xid: Mapped[int] = mapped_column(BigInteger)
     actor: Mapped[str | None] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class StoredResponse(Base):
+    """A stored response that cannot be rebuilt from the ledger. Protected from changes like the ledger."""
+
+    __tablename__ = "answers"
+
+    transaction_id: Mapped[int] = mapped_column(
+        BigId, ForeignKey("transactions.id", ondelete="RESTRICT"), primary_key=True, autoincrement=False
+    )
+    body: Mapped[str] = mapped_column(Text)

@@ -1,33 +1,41 @@
-"""What comes in as a product and what goes out."""
+"""Request and response schemas of products."""
 
 from __future__ import annotations
 
-from marshmallow import fields, validate
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate
 from marshmallow_sqlalchemy import auto_field
 
 from inventory.fields import (
+    IGNORED,
+    MAX_ID,
     MAX_QUANTITY,
+    MAX_STOCK,
+    AnswerSchema,
     BaseSchema,
     Flag,
     Id,
     Integer,
     ModelSchema,
     Money,
+    Several,
     Sort,
     Text,
     TextSchema,
     Timestamp,
+    UpdateSchema,
     not_below,
 )
-from inventory.models.product import MAX_STOCK, Product
+from inventory.models.product import Product
 from inventory.transactions.schemas import TransactionOut, expected_quantity, notes, reference
-from inventory.web.api import PageQuery
+from inventory.web.pagination import PageQuery
 
 
 class ProductIn(BaseSchema):
-    """A product to create; in an update, the fields that are to change."""
+    """A product to create."""
 
-    sku = Text(required=True, max_length=50, metadata={"description": "Unique without regard to case."})
+    sku = Text(required=True, max_length=50, metadata={"description": "Unique, case-insensitive."})
     name = Text(required=True, max_length=200)
     description = Text(max_length=1000, allow_none=True, load_default=None, multiline=True)
     price = Money(required=True, validate=not_below(0, exclusive=True), metadata={"exclusiveMinimum": 0})
@@ -35,12 +43,14 @@ class ProductIn(BaseSchema):
         allow_none=True,
         load_default=None,
         validate=not_below(0),
-        metadata={"description": "What a unit costs; never above `price`."},
+        metadata={"description": "Unit cost. Must not exceed `price`."},
     )
     quantity_on_hand = Integer(
         load_default=0,
         validate=validate.Range(0, MAX_STOCK),
-        metadata={"description": "Becomes an `opening` row of the ledger at creation, a `count` row in an update."},
+        metadata={
+            "description": "Recorded in the ledger: as an `opening` row on creation, as a `count` row on update."
+        },
     )
     reorder_point = Integer(load_default=10, validate=validate.Range(0, MAX_QUANTITY))
     location = Text(max_length=50, allow_none=True, load_default=None, metadata={"description": "Shelf or bin."})
@@ -65,10 +75,10 @@ class ProductOut(ModelSchema):
     location = auto_field()
     category_id = auto_field()
     is_active = auto_field()
-    version = auto_field(metadata={"description": "Counts the changes of the catalogue fields."})
-    last_counted_at = Timestamp(allow_none=True, metadata={"description": "The last physical count."})
+    version = auto_field(metadata={"description": "Incremented when a catalogue field changes."})
+    last_counted_at = Timestamp(allow_none=True, metadata={"description": "Time of the last physical count."})
     created_at = Timestamp()
-    updated_at = Timestamp(metadata={"description": "The last change of a field or of the stock."})
+    updated_at = Timestamp(metadata={"description": "Time of the last change to a field or to the stock."})
 
 
 class ProductDetail(ProductOut):
@@ -77,8 +87,54 @@ class ProductDetail(ProductOut):
     transactions = fields.List(fields.Nested(TransactionOut))
 
 
+class DeletedProduct(AnswerSchema):
+    """The tombstone of a deleted product."""
+
+    id = Integer()
+    sku = fields.String()
+    deleted = fields.Boolean(metadata={"description": "Always `true`."})
+
+
+class ProductChange(ProductOut):
+    """The current state of a product, or the tombstone of a deleted one."""
+
+    one_of = (DeletedProduct, ProductOut)
+
+    deleted = fields.Boolean()
+
+
+class SeenAt(Timestamp):
+    """A time that is sent back as it was read. An invalid value is ignored."""
+
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().deserialize(value, *args, **kwargs)
+        except ValidationError:
+            return None
+
+
+class ProductUpdate(UpdateSchema, ProductIn):
+    """The fields of a product to change. Read-only fields are accepted and ignored."""
+
+    version = Integer(
+        validate=validate.Range(1, MAX_ID),
+        metadata={"description": "Precondition: update only if this is the current version; otherwise 412."},
+    )
+    updated_at = SeenAt(
+        metadata={
+            "description": "The `updated_at` that was read together with `quantity_on_hand`. It applies to that field"
+            " only. If `quantity_on_hand` equals the stock at that time, the stock is not changed, even if units were"
+            " sold since. Any other value is refused with 409 `stale_quantity` if the stock has changed since."
+        }
+    )
+    id = Id(dump_only=True, metadata=IGNORED)
+    last_counted_at = Timestamp(dump_only=True, allow_none=True, metadata=IGNORED)
+    created_at = Timestamp(dump_only=True, metadata=IGNORED)
+    transactions = fields.List(fields.Nested(TransactionOut), dump_only=True, metadata=IGNORED)
+
+
 class CountIn(BaseSchema):
-    """What a physical count found."""
+    """The result of a physical count."""
 
     counted_quantity = Integer(required=True, validate=validate.Range(0, MAX_STOCK))
     expected_quantity = expected_quantity()
@@ -87,11 +143,11 @@ class CountIn(BaseSchema):
 
 
 class StockQuery(TextSchema):
-    as_of = Timestamp(load_default=None, metadata={"description": "The moment; now if not given."})
+    as_of = Timestamp(load_default=None, metadata={"description": "Point in time. Defaults to now."})
 
 
-class StockOut(BaseSchema):
-    """A product's stock at a moment."""
+class StockOut(AnswerSchema):
+    """A product's stock at a point in time."""
 
     product_id = Integer()
     sku = fields.String()
@@ -100,21 +156,28 @@ class StockOut(BaseSchema):
 
 
 class ProductFilters(TextSchema):
+    id = Several(Id(), description="Product id.")
+    sku = Several(Text(max_length=50), description="Exact SKU, case-insensitive.")
     category_id = Id()
     is_active = Flag()
     search = Text(
         max_length=200,
         allow_none=True,
         strip=False,
-        metadata={"description": "Stands anywhere in the name or the SKU, without regard to case."},
+        metadata={"description": "Case-insensitive substring of name or SKU."},
     )
-    sku = Text(max_length=50, metadata={"description": "The whole SKU, without regard to case."})
     low_stock = Flag(metadata={"description": "Whether the stock is at or below the reorder point."})
     min_price = Money(validate=not_below(0))
     max_price = Money(validate=not_below(0))
     min_quantity = Integer(validate=validate.Range(0, MAX_STOCK))
     max_quantity = Integer(validate=validate.Range(0, MAX_STOCK))
-    updated_since = Timestamp(metadata={"description": "The first moment included."})
+    updated_since = Timestamp(
+        metadata={
+            "description": "Inclusive lower bound of `updated_at`. Do not use it to synchronize: `updated_at` is set "
+            "before the change is committed, so a later request can miss rows, and deleted products are not listed. "
+            "Use `/products/feed` instead."
+        }
+    )
 
 
 class ProductQuery(ProductFilters, PageQuery):

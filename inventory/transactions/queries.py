@@ -1,80 +1,105 @@
-"""Reads the ledger: lists, one product's history, its stock at a moment, and the feed."""
+"""Queries of the ledger: lists, the history of a product, its stock at a point in time, and the feed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import and_, func, select
 
 from inventory import errors
-from inventory.database.base import db, fold, settled_before
-from inventory.database.keyset import Page, PageRequest, pack, paginate, unpack
-from inventory.fields import MAX_ID
+from inventory.database.base import db
+from inventory.database.feed import Entry, Feed
+from inventory.database.keyset import Page, PageRequest, paginate
+from inventory.database.types import fold
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
+from inventory.transactions.rows import COLUMNS, LedgerRow, StockAt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import ColumnElement, Select
 
-PRIVATE = {"client", "idempotency_key", "fingerprint", "xid", "crossed"}
-COLUMNS = tuple(column for column in Transaction.__table__.columns if column.name not in PRIVATE)
+    from inventory.fields import Values
+
 SORTABLE = {"id": Transaction.id, "created_at": Transaction.created_at}
+FEED = Feed("feed", Transaction)
 NEWEST_FIRST = (Transaction.created_at.desc(), Transaction.id.desc())
+# Most rows have no reason; a plain comparison with NULL would exclude them too.
+IS_OPENING_BALANCE = and_(Transaction.seq == 1, Transaction.reason.is_not_distinct_from("opening"))
 
 
-def select_rows(filters: Mapping[str, Any]) -> Select[Any]:
-    """The ledger's rows narrowed by TransactionFilters."""
-    statement = select(*COLUMNS)
-    for name in ("product_id", "transaction_type", "reason", "reference", "batch_id"):
-        if name in filters:
-            statement = statement.where(getattr(Transaction, name) == filters[name])
-    if "sku" in filters:
-        wanted = select(Product.id).where(Product.sku_folded == fold(filters["sku"])).scalar_subquery()
-        statement = statement.where(Transaction.product_id == wanted)
-    if "created_from" in filters:
-        statement = statement.where(Transaction.created_at >= filters["created_from"])
-    if "created_to" in filters:
-        statement = statement.where(Transaction.created_at <= filters["created_to"])
-    return statement
+def is_of_products(skus: Sequence[str]) -> ColumnElement[bool]:
+    """Rows of products whose current SKU is one of these."""
+    wanted = select(Product.id).where(Product.sku_folded.in_([fold(sku) for sku in skus]))
+    # With =, PostgreSQL reads a product's rows from the index in list order; with IN it sorts.
+    return Transaction.product_id == wanted.scalar_subquery() if len(skus) == 1 else Transaction.product_id.in_(wanted)
 
 
-def find(filters: Mapping[str, Any], page: PageRequest) -> Page:
-    return paginate(select_rows(filters), SORTABLE, page)
+FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+    "id": Transaction.id.in_,
+    "product_id": lambda value: Transaction.product_id == value,
+    "sku": is_of_products,
+    "transaction_type": lambda value: Transaction.transaction_type == value,
+    "reason": lambda value: Transaction.reason == value,
+    "reference": lambda value: Transaction.reference == value,
+    "batch_id": lambda value: Transaction.batch_id == value.lower(),
+    "created_from": lambda value: Transaction.created_at >= value,
+    "created_to": lambda value: Transaction.created_at <= value,
+}
 
 
-def get(transaction_id: int) -> Row[Any]:
+def select_rows(filters: Values) -> Select[Any]:
+    """Rows of the ledger that match TransactionFilters."""
+    return select(*COLUMNS).where(*(FILTERS[name](value) for name, value in filters.items()))
+
+
+def find(filters: Values, page: PageRequest) -> Page[LedgerRow]:
+    return paginate(select_rows(filters), SORTABLE, page, LedgerRow)
+
+
+def ledger_rows(statement: Select[Any]) -> list[LedgerRow]:
+    return [LedgerRow(*row) for row in db.session.execute(statement)]
+
+
+def get(transaction_id: int) -> LedgerRow:
     """One row of the ledger. Raises TransactionNotFound."""
     row = db.session.execute(select_rows({}).where(Transaction.id == transaction_id)).one_or_none()
     if row is None:
         raise errors.TransactionNotFound
-    return row
+    return LedgerRow(*row)
 
 
-def of_batch(batch_id: str) -> Sequence[Row[Any]]:
+def of_batch(batch_id: str) -> list[LedgerRow]:
     """A batch's rows in the order in which they were applied."""
-    return db.session.execute(select_rows({"batch_id": batch_id}).order_by(Transaction.id)).all()
+    return ledger_rows(select_rows({"batch_id": batch_id}).order_by(Transaction.id))
 
 
-def history(product_id: int, page: PageRequest) -> Page:
-    """A product's rows, newest first. Raises ProductNotFound."""
+def select_history(product_id: int, *, include_opening: bool) -> Select[object]:
+    """A product's movements. The opening balance is not one, and is included on request only."""
+    rows = select_rows({"product_id": product_id})
+    return rows if include_opening else rows.where(~IS_OPENING_BALANCE)
+
+
+def history(product_id: int, page: PageRequest, *, include_opening: bool) -> Page[LedgerRow]:
+    """A page of a product's movements. Raises ProductNotFound."""
     if db.session.scalar(select(Product.id).where(Product.id == product_id)) is None:
         raise errors.ProductNotFound
-    return find({"product_id": product_id}, page)
+    return paginate(select_history(product_id, include_opening=include_opening), SORTABLE, page, LedgerRow)
 
 
-def latest(product_id: int, count: int) -> Sequence[Row[Any]]:
-    """The newest rows of a product, at most ``count``."""
-    return db.session.execute(select_rows({"product_id": product_id}).order_by(*NEWEST_FIRST).limit(count)).all()
+def latest(product_id: int, count: int, *, include_opening: bool) -> list[LedgerRow]:
+    """A product's newest movements, at most ``count``."""
+    rows = select_history(product_id, include_opening=include_opening)
+    return ledger_rows(rows.order_by(*NEWEST_FIRST).limit(count))
 
 
-def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
-    """A product's stock at a moment, or now: the balance of the last row until then, found by one index seek.
+def stock_at(product_id: int, time: datetime | None) -> StockAt:
+    """A product's stock at a point in time, by default now: the balance of the last row until then, by one index seek.
 
-    Now is never before the product's last row, also where the clock was set back since. Raises ProductNotFound, and
-    ValidationFailed for a moment in the future or before the product was created.
+    Now is never before the product's last row, even if the clock was set back. Raises ProductNotFound, and
+    InvalidFields for a time in the future or before the product was created.
     """
     now = func.greatest(Product.updated_at, func.clock_timestamp(), type_=Product.updated_at.type)
     product = db.session.execute(
@@ -82,49 +107,29 @@ def stock_at(product_id: int, moment: datetime | None) -> dict[str, Any]:
     ).one_or_none()
     if product is None:
         raise errors.ProductNotFound
-    moment = moment or product.now
-    if moment > product.now:
-        raise errors.ValidationFailed(details={"query": {"as_of": ["Lies in the future."]}})
-    if moment < product.created_at:
-        raise errors.ValidationFailed(details={"query": {"as_of": ["Lies before the product was created."]}})
+    time = time or product.now
+    if time > product.now:
+        raise errors.InvalidFields({"as_of": ["Must not be in the future."]})
+    if time < product.created_at:
+        raise errors.InvalidFields({"as_of": ["Must not be before the product was created."]})
+    return StockAt(product.id, product.sku, time, balance_at(product_id, time))
+
+
+def balance_at(product_id: int, time: datetime) -> int:
+    """The stock after the last row written until then."""
     until_then = select(Transaction.balance_after).where(
-        Transaction.product_id == product_id, Transaction.created_at <= moment
+        Transaction.product_id == product_id, Transaction.created_at <= time
     )
-    balance = db.session.scalar(until_then.order_by(*NEWEST_FIRST).limit(1))
-    return {"product_id": product.id, "sku": product.sku, "as_of": moment, "quantity_on_hand": balance or 0}
+    return db.session.scalar(until_then.order_by(*NEWEST_FIRST).limit(1)) or 0
 
 
-def feed(after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Rows past a cursor, in an order that no later commit can disturb, and the cursor to go on with.
-
-    A position is a transaction number, no lower than the writing transaction's own, and the row's id. Only positions
-    below the oldest transaction that is still running are shown, since it might yet add rows; so a row is late by the
-    longest write, never lost. Raises InvalidCursor.
-    """
-    start = (0, 0) if after is None else feed_position(after)
-    position = tuple_(Transaction.xid, Transaction.id)
-    statement = select(*COLUMNS, Transaction.crossed, Transaction.xid).where(
-        position > tuple_(*start), Transaction.xid < settled_before()
-    )
-    found = db.session.execute(statement.order_by(Transaction.xid, Transaction.id).limit(limit)).all()
-    rows = [{**row._mapping, "cursor": feed_cursor(row)} for row in found]  # noqa: SLF001
-    return rows, rows[-1]["cursor"] if rows else after
+def feed(after: str | None, limit: int) -> tuple[list[dict[str, object]], str | None]:
+    """Rows after a cursor in commit order, and the cursor to continue with. Raises InvalidCursor."""
+    entries, cursor = FEED.read(select(*COLUMNS, Transaction.crossed), after, limit)
+    return [feed_row(entry) for entry in entries], cursor
 
 
-def feed_cursor(row: Row[*tuple[Any, ...]]) -> str:
-    return pack(["feed", row.xid, row.id, row.created_at])
-
-
-def feed_position(cursor: str) -> tuple[int, int]:
-    """Transaction number and id of the cursor's row. Raises InvalidCursor.
-
-    Rows stay for ever, so a cursor whose row is not there is of another ledger, or of this one before it was put back
-    to an older copy. To go on from it would pass over rows that have been written since.
-    """
-    match unpack(cursor):
-        case ["feed", _, row_id, _] if type(row_id) is int and 0 <= row_id <= MAX_ID:
-            columns = (Transaction.xid, Transaction.id, Transaction.created_at)
-            row = db.session.execute(select(*columns).where(Transaction.id == row_id)).one_or_none()
-            if row is not None and feed_cursor(row) == cursor:
-                return row.xid, row.id
-    raise errors.InvalidCursor
+def feed_row(entry: Entry) -> dict[str, object]:
+    """A row as FeedOut shows it, with the crossing of the reorder point."""
+    *columns, crossed = entry.columns
+    return LedgerRow(*columns)._asdict() | {"crossed": crossed, "cursor": entry.cursor}

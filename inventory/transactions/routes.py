@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import url_for
 
 from inventory import errors
-from inventory.database.base import db, unit_of_work
-from inventory.transactions import batches, queries, service
+from inventory.transactions import batches, queries, reversals, service
+from inventory.transactions.rows import LedgerRow, RecordedBatch
 from inventory.transactions.schemas import (
     BatchIn,
     BatchOut,
-    DryRunQuery,
     FeedOut,
     FeedQuery,
     HistoryQuery,
@@ -21,16 +20,15 @@ from inventory.transactions.schemas import (
     TransactionOut,
     TransactionQuery,
 )
-from inventory.web.api import Blueprint
-from inventory.web.headers import next_link
-from inventory.web.openapi import LINK_HEADER, LOCATION_HEADER
+from inventory.web.api import Blueprint, Recorded
+from inventory.web.openapi.operations import LINK_HEADER
+from inventory.web.pagination import next_link
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sqlalchemy import Row
-
-    from inventory.transactions.batches import RecordedBatch
+    from inventory.database.keyset import Page
+    from inventory.fields import Values
     from inventory.web.idempotency import RequestKey
 
 blueprint = Blueprint("transactions", __name__, description="The append-only ledger of stock movements.")
@@ -38,112 +36,141 @@ blueprint = Blueprint("transactions", __name__, description="The append-only led
 REFUSALS = (errors.UnknownProduct, errors.InsufficientStock, errors.ProductInactive, errors.StaleQuantity)
 
 
-def recorded(transaction: Row[Any], *, dry_run: bool) -> Any:
-    """The answer to one movement; a dry run is undone here and has no id."""
-    if dry_run:
-        db.session.rollback()
-        return {**transaction._mapping, "id": None}, 200  # noqa: SLF001
-    return transaction, {"Location": url_for("transactions.get_transaction", transaction_id=transaction.id)}
+def row_without_id(row: LedgerRow) -> dict[str, object]:
+    return row._asdict() | {"id": None}
 
 
-def recorded_batch(batch: RecordedBatch, *, dry_run: bool) -> Any:
-    """The answer to a batch; a dry run is undone here and has no ids."""
-    if dry_run:
-        db.session.rollback()
-        rows = [{**row._mapping, "id": None, "batch_id": None} for row in batch.transactions]  # noqa: SLF001
-        return {"batch_id": None, "transactions": rows}, 200
-    return batch, {"Location": url_for("transactions.list_transactions", batch_id=batch.batch_id)}
+def batch_without_ids(batch: RecordedBatch) -> dict[str, object]:
+    rows = [row_without_id(row) | {"batch_id": None} for row in batch.transactions]
+    return {"batch_id": None, "transactions": rows}
+
+
+ROW = Recorded[LedgerRow](
+    schema=TransactionOut,
+    location=lambda row: url_for("transactions.get_transaction", transaction_id=row.id),
+    replay=lambda earlier: queries.get(earlier.transaction_id),
+    without_ids=row_without_id,
+)
+BATCH = Recorded[RecordedBatch](
+    schema=BatchOut,
+    location=lambda batch: url_for("transactions.get_batch", batch_id=batch.batch_id),
+    replay=lambda earlier: batches.get(earlier.batch_id),
+    without_ids=batch_without_ids,
+)
 
 
 @blueprint.route("/transactions")
 @blueprint.arguments(TransactionQuery, location="query")
 @blueprint.page(TransactionOut)
 @blueprint.errors(errors.InvalidCursor)
-def list_transactions(query: dict[str, Any]) -> Any:
-    """List movements, newest first."""
+def list_transactions(query: Values) -> Page[LedgerRow]:
+    """List the rows of the ledger.
+
+    All rows, including opening balances; newest first by default. Filters are combined with AND. Follow the `Link`
+    header to the other pages. To process every row once, use `GET /transactions/feed`.
+    """
     page = query.pop("page")
     return queries.find(query, page)
 
 
 @blueprint.route("/transactions", methods=["POST"])
-@blueprint.arguments(DryRunQuery, location="query")
-@blueprint.arguments(TransactionIn)
-@blueprint.idempotent()
-@blueprint.response(200, TransactionOut, description="What a dry run would have recorded.")
-@blueprint.response(201, TransactionOut, headers=LOCATION_HEADER)
+@blueprint.records(TransactionIn, ROW)
 @blueprint.errors(*REFUSALS)
-@unit_of_work
-def create_transaction(query: dict[str, Any], data: dict[str, Any], *, key: RequestKey | None) -> Any:
-    """Record a purchase, a sale or an adjustment."""
-    return recorded(service.create(data, key), **query)
+def record_transaction(data: Values, *, key: RequestKey | None) -> LedgerRow:
+    """Record a purchase, a sale or an adjustment.
+
+    Identify the product by `product_id` or by `sku`, not both. A sale of more units than available returns 400
+    `insufficient_stock`; concurrent sales never oversell. Inactive products accept adjustments only (409
+    `product_inactive`). With `expected_quantity` the movement is recorded only if the stock equals it (409
+    `stale_quantity`). Send an `Idempotency-Key` to retry safely when a response is lost.
+    """
+    return service.create(data, key)
 
 
 @blueprint.route("/transactions/batch", methods=["POST"])
-@blueprint.arguments(DryRunQuery, location="query")
-@blueprint.arguments(BatchIn)
-@blueprint.idempotent()
-@blueprint.response(200, BatchOut, description="What a dry run would have recorded.")
-@blueprint.response(201, BatchOut, headers=LOCATION_HEADER)
+@blueprint.records(BatchIn, BATCH)
 @blueprint.errors(errors.BatchRejected)
-@unit_of_work
-def create_batch(query: dict[str, Any], data: dict[str, Any], *, key: RequestKey | None) -> Any:
-    """Record up to 1,000 movements in the order given, all of them or none."""
-    return recorded_batch(batches.create(data["lines"], key), **query)
+def record_batch(data: Values, *, key: RequestKey | None) -> RecordedBatch:
+    """Record up to 1,000 movements, all of them or none.
+
+    Lines are applied in order, each to the stock left by the lines before it. If a line fails, nothing is recorded:
+    400 `batch_rejected` lists every line that failed. The rows share a `batch_id`, and one `Idempotency-Key` covers
+    the batch. The body may also be a bare array of lines.
+    """
+    return batches.create(data["lines"], key)
+
+
+@blueprint.route("/transactions/batch/<uuid:batch_id>")
+@blueprint.response(200, BatchOut)
+@blueprint.errors(errors.TransactionNotFound)
+def get_batch(batch_id: UUID) -> RecordedBatch:
+    """Get a batch.
+
+    Returns its rows in the order in which they were applied, as `POST /transactions/batch` did. Reversals of batches
+    and imports have a `batch_id` too.
+    """
+    return batches.get(str(batch_id))
 
 
 @blueprint.route("/transactions/batch/<uuid:batch_id>/reversal", methods=["POST"])
-@blueprint.arguments(DryRunQuery, location="query")
-@blueprint.arguments(ReversalIn, required=False)
-@blueprint.idempotent()
-@blueprint.response(200, BatchOut, description="What a dry run would have recorded.")
-@blueprint.response(201, BatchOut, headers=LOCATION_HEADER)
+@blueprint.records(ReversalIn, BATCH, body_required=False)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.BatchRejected)
-@unit_of_work
-def reverse_batch(query: dict[str, Any], data: dict[str, Any], batch_id: UUID, *, key: RequestKey | None) -> Any:
-    """Undo a batch by contra rows, all of them or none, and once only."""
-    return recorded_batch(batches.reverse(str(batch_id), data, key), **query)
+def reverse_batch(data: Values, batch_id: UUID, *, key: RequestKey | None) -> RecordedBatch:
+    """Reverse a batch.
+
+    Records a contra row for every row of the batch, all or none. A second reversal returns 409 `already_reversed`. If
+    the stock is no longer sufficient, the response is 400 `batch_rejected`. The body is optional.
+    """
+    return batches.reverse(str(batch_id), data, key)
 
 
 @blueprint.route("/transactions/feed")
 @blueprint.arguments(FeedQuery, location="query")
 @blueprint.response(200, FeedOut(many=True), headers=LINK_HEADER)
 @blueprint.errors(errors.InvalidCursor)
-def read_feed(query: dict[str, Any]) -> Any:
-    """Follow the ledger in the order of its commits, without ever missing a row.
+def read_transactions_feed(query: Values) -> object:
+    """Follow the ledger.
 
-    Poll the `next` link. It is always there, also where no row has come since.
+    All rows in commit order: later commits never insert rows before ones you have read, so a reader misses none.
+    Start without `after` to read from the first row, or with `after=now` to read only new rows. Then poll the `next`
+    link, which is always present, even when there are no new rows.
     """
     rows, cursor = queries.feed(**query)
-    return rows, next_link({"after": cursor} if cursor else {})
+    return rows, next_link(cursor)
 
 
 @blueprint.route("/transactions/<id:transaction_id>")
 @blueprint.response(200, TransactionOut)
 @blueprint.errors(errors.TransactionNotFound)
-def get_transaction(transaction_id: int) -> Any:
-    """Get one movement."""
+def get_transaction(transaction_id: int) -> LedgerRow:
+    """Get a row of the ledger.
+
+    Returns the row as it was recorded. Rows are never changed or deleted.
+    """
     return queries.get(transaction_id)
 
 
 @blueprint.route("/transactions/<id:transaction_id>/reversal", methods=["POST"])
-@blueprint.arguments(DryRunQuery, location="query")
-@blueprint.arguments(ReversalIn, required=False)
-@blueprint.idempotent()
-@blueprint.response(200, TransactionOut, description="What a dry run would have recorded.")
-@blueprint.response(201, TransactionOut, headers=LOCATION_HEADER)
+@blueprint.records(ReversalIn, ROW, body_required=False)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.InsufficientStock)
-@unit_of_work
-def reverse_transaction(
-    query: dict[str, Any], data: dict[str, Any], transaction_id: int, *, key: RequestKey | None
-) -> Any:
-    """Undo a movement by a contra row, once only."""
-    return recorded(service.reverse(transaction_id, data, key), **query)
+def reverse_transaction(data: Values, transaction_id: int, *, key: RequestKey | None) -> LedgerRow:
+    """Reverse a movement.
+
+    Records a contra row with the opposite effect; the original row stays. A second reversal returns 409
+    `already_reversed`. If the stock is no longer sufficient, the response is 400 `insufficient_stock`. The body is
+    optional.
+    """
+    return reversals.reverse(transaction_id, data, key)
 
 
 @blueprint.route("/transactions/product/<id:product_id>")
 @blueprint.arguments(HistoryQuery, location="query")
 @blueprint.page(TransactionOut)
 @blueprint.errors(errors.InvalidCursor, errors.ProductNotFound)
-def list_product_transactions(query: dict[str, Any], product_id: int) -> Any:
-    """List one product's movements, newest first."""
-    return queries.history(product_id, query["page"])
+def list_product_transactions(query: Values, product_id: int) -> Page[LedgerRow]:
+    """List the movements of a product.
+
+    Newest first by default. The opening balance is not included unless `include_opening=true`. Follow the `Link`
+    header to the other pages.
+    """
+    return queries.history(product_id, **query)

@@ -1,28 +1,33 @@
-"""What comes in as a movement of stock, and what goes out as a row of the ledger."""
+"""Request and response schemas of transactions."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 from marshmallow import ValidationError, fields, post_load, pre_load, validate, validates_schema
 from marshmallow_sqlalchemy import auto_field
 
 from inventory.fields import (
     MAX_QUANTITY,
+    MAX_STOCK,
+    AnswerSchema,
     BaseSchema,
     Choice,
     Flag,
     Id,
     Integer,
     ModelSchema,
+    Several,
     Sort,
     Text,
     TextSchema,
     Timestamp,
 )
-from inventory.models.product import MAX_STOCK
-from inventory.models.transaction import CROSSINGS, REASONS, TYPES, Transaction
-from inventory.web.api import PageQuery
+from inventory.models.transaction import CLIENT_REASONS, CROSSINGS, REASONS, TYPES, Transaction
+from inventory.web.pagination import PageQuery
+
+if TYPE_CHECKING:
+    from inventory.fields import Values
 
 MAX_LINES = 1_000
 
@@ -30,13 +35,19 @@ MAX_LINES = 1_000
 def expected_quantity() -> Integer:
     return Integer(
         validate=validate.Range(0, MAX_STOCK),
-        metadata={"description": "Record only if this is the stock now; otherwise 409 `stale_quantity`."},
+        metadata={
+            "description": "Precondition: the movement is recorded only if the stock equals this value; otherwise 409"
+            " `stale_quantity`."
+        },
     )
 
 
 def reference() -> Text:
     return Text(
-        max_length=100, allow_none=True, load_default=None, metadata={"description": "The caller's document number."}
+        max_length=100,
+        allow_none=True,
+        load_default=None,
+        metadata={"description": "Number of the caller's document, such as an invoice."},
     )
 
 
@@ -45,53 +56,61 @@ def notes() -> Text:
 
 
 class TransactionIn(BaseSchema):
-    """A movement to record, for the product with this ``product_id`` or this ``sku``."""
+    """A movement to record. Identify the product by ``product_id`` or by ``sku``, not both."""
+
+    # Client generators ignore these keywords and generate one class with both fields.
+    in_document: ClassVar = {
+        "if": {"required": ["product_id"]},
+        "then": {"not": {"required": ["sku"]}},
+        "else": {"required": ["sku"]},
+    }
 
     product_id = Id()
     sku = Text(max_length=50)
-    transaction_type = Choice(TYPES, required=True)
+    transaction_type = Choice(TYPES, component="TransactionType", required=True)
     quantity = Integer(
         required=True,
         validate=validate.Range(-MAX_QUANTITY, MAX_QUANTITY),
-        metadata={"description": "Units: positive for a purchase or a sale, any but 0 for an adjustment."},
+        metadata={"description": "Units. Positive for purchases and sales, non-zero for adjustments."},
     )
     reason = Choice(
-        REASONS,
+        CLIENT_REASONS,
+        title="AdjustmentReason",
         allow_none=True,
         load_default=None,
-        metadata={"description": "For adjustments only; `other` if not given."},
+        metadata={"description": "For adjustments only. Defaults to `other`."},
     )
     reference = reference()
     notes = notes()
     expected_quantity = expected_quantity()
 
     @validates_schema(skip_on_field_errors=False)
-    def check_product_is_named_once(self, data: dict[str, Any], **_kwargs: Any) -> None:
+    def check_product_is_named_once(self, data: dict[str, object], **_kwargs: object) -> None:
         if "product_id" in data and "sku" in data:
-            raise ValidationError("Give product_id or sku, not both.", "sku")
+            raise ValidationError("Send either product_id or sku, not both.", "sku")
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
-    def check_product_is_named(self, _data: dict[str, Any], original: Any, **_kwargs: Any) -> None:
+    def check_product_is_named(self, _data: dict[str, object], original: object, **_kwargs: object) -> None:
         if isinstance(original, dict) and not {"product_id", "sku"} & set(original):
-            raise ValidationError("Missing: give product_id or sku.", "product_id")
+            raise ValidationError("Missing: send product_id or sku.", "product_id")
 
     @validates_schema(skip_on_field_errors=False)
-    def check_quantity_suits_type(self, data: dict[str, Any], **_kwargs: Any) -> None:
+    def check_quantity_suits_type(self, data: Values, **_kwargs: object) -> None:
         kind, quantity = data.get("transaction_type"), data.get("quantity")
         if quantity is None or kind not in TYPES:
             return
         if kind == "adjustment" and quantity == 0:
-            raise ValidationError("An adjustment changes stock: any whole number but 0.", "quantity")
+            raise ValidationError("Must not be 0.", "quantity")
         if kind != "adjustment" and quantity < 1:
-            raise ValidationError(f"A {kind} counts units: 1 or more.", "quantity")
+            raise ValidationError(f"Must be at least 1 for a {kind}.", "quantity")
 
     @validates_schema(skip_on_field_errors=False)
-    def check_reason_suits_type(self, data: dict[str, Any], **_kwargs: Any) -> None:
+    def check_reason_suits_type(self, data: dict[str, object], **_kwargs: object) -> None:
         if data.get("transaction_type") in {"purchase", "sale"} and data.get("reason") is not None:
-            raise ValidationError("Only an adjustment has a reason.", "reason")
+            raise ValidationError("Allowed for adjustments only.", "reason")
 
     @post_load
-    def default_reason(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+    def default_reason(self, data: dict[str, object], **_kwargs: object) -> dict[str, object]:
         if data["transaction_type"] == "adjustment" and data.get("reason") is None:
             data["reason"] = "other"
         return data
@@ -103,15 +122,15 @@ class TransactionOut(ModelSchema):
     class Meta:
         model = Transaction
 
-    id = auto_field(allow_none=True, metadata={"description": "null in a dry run."})
+    id = auto_field(allow_none=True, metadata={"description": "Null in a dry run."})
     product_id = auto_field()
-    sku = auto_field(metadata={"description": "The product's SKU at the time."})
-    transaction_type = auto_field()
+    sku = auto_field(metadata={"description": "SKU of the product when the row was written."})
+    transaction_type = Choice(TYPES, component="TransactionType")
     quantity = auto_field()
-    delta = auto_field(metadata={"description": "Signed effect on the stock."})
+    delta = auto_field(metadata={"description": "Signed change of the stock."})
     balance_after = auto_field(metadata={"description": "Stock after this row."})
-    seq = auto_field(metadata={"description": "1, 2, 3 … for each product, without a gap."})
-    reason = auto_field()
+    seq = auto_field(metadata={"description": "Sequence number within the product: 1, 2, 3, … without gaps."})
+    reason = Choice(REASONS, component="Reason", allow_none=True)
     reference = auto_field()
     notes = auto_field()
     reverses_id = auto_field()
@@ -121,28 +140,28 @@ class TransactionOut(ModelSchema):
 
 
 class BatchIn(BaseSchema):
-    """Movements to record together; a bare array of lines is taken as well."""
+    """Movements to record together. A bare array of lines is accepted too."""
 
     lines = fields.List(fields.Nested(TransactionIn), required=True, validate=validate.Length(1, MAX_LINES))
 
     @pre_load
-    def accept_bare_array(self, data: Any, **_kwargs: Any) -> Any:
+    def accept_bare_array(self, data: object, **_kwargs: object) -> object:
         body = {"lines": data} if isinstance(data, list) else data
-        # Counted before any of them is read: looking at a million lines takes a minute.
+        # Check the length first: validating a million lines takes a minute.
         if isinstance(body, dict) and isinstance(body.get("lines"), list) and len(body["lines"]) > MAX_LINES:
-            raise ValidationError(f"More than {MAX_LINES} lines.", "lines")
+            raise ValidationError(f"At most {MAX_LINES} lines are allowed.", "lines")
         return body
 
 
-class BatchOut(BaseSchema):
-    """What was recorded together, in the order in which it was applied."""
+class BatchOut(AnswerSchema):
+    """The rows of a batch, in the order in which they were applied."""
 
     batch_id = fields.String(allow_none=True)
     transactions = fields.List(fields.Nested(TransactionOut))
 
 
 class ReversalIn(BaseSchema):
-    """What to write on the contra row; nothing need be sent."""
+    """Reference and notes of the contra row, both optional."""
 
     body_optional = True
 
@@ -150,51 +169,61 @@ class ReversalIn(BaseSchema):
     notes = notes()
 
 
-class DryRunQuery(TextSchema):
-    dry_run = Flag(
-        load_default=False,
-        metadata={"description": "Check everything and answer 200 with what would have been, but record nothing."},
-    )
-
-
 class FeedQuery(TextSchema):
     after = fields.String(
         load_default=None,
         validate=validate.Length(max=4000),
-        metadata={"description": "The `cursor` of the last row seen, or none to begin with the first row ever."},
+        metadata={
+            "description": "Position to continue from, as given in the `next` link. Without it the feed starts with "
+            "its first row; `now` returns no rows and a link to the rows that follow."
+        },
     )
     limit = Integer(
-        load_default=100, validate=validate.Range(1, 1000), metadata={"description": "How many rows to return at most."}
+        load_default=100,
+        validate=validate.Range(1, 1000),
+        metadata={"description": "Maximum number of rows to return."},
     )
 
 
 class FeedOut(TransactionOut):
-    """A row of the ledger as the feed shows it."""
+    """A row of the ledger in the feed."""
 
-    crossed = fields.String(
+    crossed = Choice(
+        CROSSINGS,
+        component="Crossing",
         allow_none=True,
         metadata={
-            "enum": [*CROSSINGS, None],
-            "description": "Whether the row took the stock down to the reorder point, to nothing, or back above it.",
+            "description": "Threshold crossed by the row: `low` if the stock fell to the reorder point, `out` if it "
+            "fell to zero, `recovered` if it rose above the reorder point.",
         },
     )
-    cursor = fields.String(metadata={"description": "Where to go on after this row."})
+    cursor = fields.String(metadata={"description": "Position after this row."})
+
+
+class OpeningQuery(TextSchema):
+    include_opening = Flag(
+        load_default=False,
+        metadata={"description": "Include the opening balance as the first row."},
+    )
 
 
 class TransactionFilters(TextSchema):
+    id = Several(Id(), description="Ledger row id.")
     product_id = Id()
-    sku = Text(max_length=50)
-    transaction_type = Choice(TYPES)
-    reason = Choice(REASONS)
+    sku = Several(Text(max_length=50), description="Exact current SKU of the product, case-insensitive.")
+    transaction_type = Choice(TYPES, component="TransactionType")
+    reason = Choice(REASONS, component="Reason")
     reference = Text(max_length=100)
     batch_id = Text(max_length=36)
-    created_from = Timestamp(metadata={"description": "The first moment included; a bare date begins at midnight UTC."})
-    created_to = Timestamp(end_of_day=True, metadata={"description": "The last moment included; a bare date is whole."})
+    created_from = Timestamp(metadata={"description": "Inclusive lower bound. A date without time means midnight UTC."})
+    created_to = Timestamp(
+        end_of_day=True, metadata={"description": "Inclusive upper bound. A date without time includes that day."}
+    )
 
 
 class TransactionQuery(TransactionFilters, PageQuery):
     sort = Sort("id", "created_at", load_default=("-created_at", "-id"))
 
 
-class HistoryQuery(PageQuery):
+class HistoryQuery(OpeningQuery, PageQuery):
     sort = Sort("id", "created_at", load_default=("-created_at", "-id"))

@@ -1,4 +1,4 @@
-"""Recomputes every product's stock from the ledger and compares: the proof that nothing has gone wrong."""
+"""Recomputes the stock of every product from the ledger and compares it with the stored stock."""
 
 from __future__ import annotations
 
@@ -6,32 +6,58 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, exists, func, select, type_coerce
 from sqlalchemy.orm import aliased
 
 from inventory.database.base import db
-from inventory.database.engines import unlimited_snapshot
+from inventory.database.engines import problems, unlimited_snapshot
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Connection, Engine, Row, Select
 
 CHUNK = 1_000
 Reversed = aliased(Transaction)
-Twin = aliased(Transaction)
+Previous = aliased(Transaction)
+
+
+class LedgerLine(NamedTuple):
+    """A ledger row with its product and the row that it reverses.
+
+    A product without rows has one line whose ``seq`` is None. Values in a corrupt SQLite file can have any type.
+    """
+
+    product_id: int
+    sku: str
+    quantity_on_hand: int
+    last_seq: int
+    seq: int | None
+    transaction_type: str
+    quantity: int
+    delta: int
+    balance_after: int
+    created_at: str
+    reverses_id: int | None
+    reversed_product_id: int | None
+    reversed_delta: int | None
+    reversed_reverses_id: int | None
+    reversed_before: bool
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that cannot be right. ``seq`` is null where it is the product's own row that is wrong."""
+    """An inconsistency.
 
-    product_id: int
-    sku: str
+    ``seq`` is None if the product row is wrong. ``product_id``, ``sku`` and ``seq`` are None if the SQLite file is.
+    """
+
+    product_id: int | None
+    sku: str | None
     seq: int | None
     problem: str
 
@@ -44,27 +70,36 @@ class Verdict:
 
 
 def verify(
-    product_id: int | None, report: Callable[[Finding], None], progress: Callable[[int], None] = lambda _rows: None
+    product_id: int | None,
+    report: Callable[[Finding], None],
+    progress: Callable[[int], None] = lambda _rows: None,
+    engine: Engine | None = None,
 ) -> Verdict:
-    """Check one product or all of them, in constant memory and from one snapshot, so also while the service runs.
+    """Check one product or all, in constant memory and from one snapshot. The service can be running.
 
-    ``report`` is called with each finding, ``progress`` with the number of ledger rows done since its last call.
+    ``report`` is called with each finding, ``progress`` with the number of rows checked since its last call. Without a
+    product id an SQLite file is checked for corruption, too. ``engine`` defaults to that of the service.
     """
     verdict = Verdict()
-    with unlimited_snapshot(db.engine) as snapshot:
-        for _product_id, rows in groupby(stream(snapshot, select_rows(product_id)), key=attrgetter("product_id")):
+    with unlimited_snapshot(engine or db.engine) as snapshot:
+        for problem in problems(snapshot) if product_id is None else ():
+            verdict.findings += 1
+            report(Finding(None, None, None, problem))
+        for _product_id, rows in groupby(lines(snapshot, product_id), key=attrgetter("product_id")):
             verdict.products += 1
             for found in check(counted(rows, verdict, progress)):
                 verdict.findings += 1
                 report(found)
-        for row in counted(stream(snapshot, select_strays(product_id)), verdict, progress):
+        for stray_id, sku, seq in stream(snapshot, select_strays(product_id)):
+            verdict.transactions += 1
             verdict.findings += 1
-            report(finding(row, row.seq, "belongs to a product that is not there"))
+            progress(1)
+            report(Finding(stray_id, sku, seq, "refers to a missing product"))
     return verdict
 
 
 def count_rows(product_id: int | None) -> int:
-    """How many rows of the ledger there are to check."""
+    """Number of ledger rows to check."""
     statement = select(func.count()).select_from(Transaction)
     if product_id is not None:
         statement = statement.where(Transaction.product_id == product_id)
@@ -72,8 +107,11 @@ def count_rows(product_id: int | None) -> int:
         return snapshot.execute(statement).scalar_one()
 
 
-def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
-    """Every product with its rows by ``seq`` and what they reverse; a product without rows has one empty row."""
+def select_rows(product_id: int | None) -> Select[*tuple[object, ...]]:
+    """All products with their ledger rows in order of ``seq``, and the rows that these reverse.
+
+    A product without rows has one empty row.
+    """
     statement = (
         select(
             Product.id.label("product_id"),
@@ -85,14 +123,14 @@ def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
             Transaction.quantity,
             Transaction.delta,
             Transaction.balance_after,
-            # As it is stored, for what is no time would end the reading.
+            # Read as text, because parsing an invalid time would raise an error.
             type_coerce(Transaction.created_at, String).label("created_at"),
             Transaction.reverses_id,
             Reversed.product_id.label("reversed_product_id"),
             Reversed.delta.label("reversed_delta"),
             Reversed.reverses_id.label("reversed_reverses_id"),
             exists()
-            .where(Twin.reverses_id == Transaction.reverses_id, Twin.id < Transaction.id)
+            .where(Previous.reverses_id == Transaction.reverses_id, Previous.id < Transaction.id)
             .label("reversed_before"),
         )
         .outerjoin(Transaction, Transaction.product_id == Product.id)
@@ -102,12 +140,16 @@ def select_rows(product_id: int | None) -> Select[*tuple[Any, ...]]:
     return statement if product_id is None else statement.where(Product.id == product_id)
 
 
-def stream(snapshot: Connection, statement: Select[*tuple[Any, ...]]) -> Iterable[Row[Any]]:
+def lines(snapshot: Connection, product_id: int | None) -> Iterator[LedgerLine]:
+    return (LedgerLine(*row) for row in stream(snapshot, select_rows(product_id)))
+
+
+def stream(snapshot: Connection, statement: Select[*tuple[Any, ...]]) -> Iterable[Row[*tuple[Any, ...]]]:
     return snapshot.execution_options(yield_per=CHUNK).execute(statement)
 
 
-def select_strays(product_id: int | None) -> Select[*tuple[Any, ...]]:
-    """Rows whose product is not there, which no foreign key would have let happen."""
+def select_strays(product_id: int | None) -> Select[*tuple[object, ...]]:
+    """Ledger rows without a product. Foreign keys normally prevent them."""
     statement = (
         select(Transaction.product_id, Transaction.sku, Transaction.seq)
         .outerjoin(Product)
@@ -117,7 +159,7 @@ def select_strays(product_id: int | None) -> Select[*tuple[Any, ...]]:
     return statement if product_id is None else statement.where(Transaction.product_id == product_id)
 
 
-def counted(rows: Iterable[Row[Any]], verdict: Verdict, progress: Callable[[int], None]) -> Iterator[Row[Any]]:
+def counted(rows: Iterable[LedgerLine], verdict: Verdict, progress: Callable[[int], None]) -> Iterator[LedgerLine]:
     for row in rows:
         if row.seq is not None:
             verdict.transactions += 1
@@ -125,15 +167,15 @@ def counted(rows: Iterable[Row[Any]], verdict: Verdict, progress: Callable[[int]
         yield row
 
 
-def check(rows: Iterator[Row[Any]]) -> Iterator[Finding]:
-    """What is wrong with one product: its rows one by one, then where they lead against what the product says."""
+def check(rows: Iterator[LedgerLine]) -> Iterator[Finding]:
+    """Findings for one product: each ledger row is checked, then the totals are compared with the product."""
     balance = total = seq = 0
     earlier = None
     for row in rows:
         if row.seq is None:
             continue
         if not is_readable(row):
-            yield finding(row, row.seq, "is not made of whole numbers and a time")
+            yield finding(row, row.seq, "has an invalid number or time")
             continue
         yield from check_row(row, balance, seq, earlier)
         balance, total, seq, earlier = row.balance_after, total + row.delta, row.seq, row.created_at
@@ -142,45 +184,45 @@ def check(rows: Iterator[Row[Any]]) -> Iterator[Finding]:
         if row.quantity_on_hand != value:
             yield finding(row, None, f"quantity_on_hand is {row.quantity_on_hand}, but {name} is {value}")
     if row.last_seq != seq:
-        yield finding(row, None, f"last_seq is {row.last_seq}, but the ledger ends at {seq}")
+        yield finding(row, None, f"last_seq is {row.last_seq}, but the last ledger row has seq {seq}")
 
 
-def is_readable(row: Row[Any]) -> bool:
-    """SQLite's columns hold anything, once a file is damaged or edited by hand."""
+def is_readable(row: LedgerLine) -> bool:
+    """Whether the values have valid types. A corrupt or edited SQLite file can contain anything."""
     numbers = (row.seq, row.quantity, row.delta, row.balance_after)
-    return all(type(number) is int for number in numbers) and is_moment(row.created_at)
+    return all(type(number) is int for number in numbers) and is_time(row.created_at)
 
 
-def is_moment(value: Any) -> bool:
+def is_time(value: object) -> bool:
     try:
-        return isinstance(value, datetime) or bool(datetime.fromisoformat(value))
+        return isinstance(value, datetime) or bool(datetime.fromisoformat(value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
 
 
-def check_row(row: Row[Any], balance: int, seq: int, earlier: Any) -> Iterator[Finding]:
-    """What is wrong with one row of the ledger, given the one before."""
+def check_row(row: LedgerLine, balance: int, seq: int, earlier: str | None) -> Iterator[Finding]:
+    """Findings for one ledger row, given the previous one."""
     signed = -row.quantity if row.transaction_type == "sale" else row.quantity
-    problems = {
-        f"follows seq {seq}": row.seq != seq + 1,
-        f"delta is {row.delta}, but type and quantity say {signed}": row.delta != signed,
-        f"balance_after is {row.balance_after}, but {balance} and {row.delta} make {balance + row.delta}": (
+    wrong = {
+        f"expected seq {seq + 1}": row.seq != seq + 1,
+        f"delta is {row.delta}, expected {signed}": row.delta != signed,
+        f"balance_after is {row.balance_after}, expected {balance + row.delta}": (
             row.balance_after != balance + row.delta
         ),
-        f"balance_after is {row.balance_after}": row.balance_after < 0,
-        "created_at is before that of the row before": earlier is not None and row.created_at < earlier,
+        f"balance_after is negative: {row.balance_after}": row.balance_after < 0,
+        "created_at is earlier than in the previous row": earlier is not None and row.created_at < earlier,
         "does not undo the row it reverses": row.reverses_id is not None and not undoes(row),
-        "reverses a row that was reversed before": row.reversed_before,
+        "reverses a row that was already reversed": row.reversed_before,
     }
-    for problem, found in problems.items():
+    for problem, found in wrong.items():
         if found:
             yield finding(row, row.seq, problem)
 
 
-def undoes(row: Row[Any]) -> bool:
-    """Whether a contra row is the opposite of a row of the same product that is no reversal itself."""
+def undoes(row: LedgerLine) -> bool:
+    """Whether a contra row is the opposite of a row of the same product that is not itself a reversal."""
     return (row.reversed_product_id, row.reversed_delta, row.reversed_reverses_id) == (row.product_id, -row.delta, None)
 
 
-def finding(row: Row[Any], seq: int | None, problem: str) -> Finding:
+def finding(row: LedgerLine, seq: int | None, problem: str) -> Finding:
     return Finding(row.product_id, row.sku, seq, problem)

@@ -1,216 +1,205 @@
-"""flask-smorest and webargs, subclassed once: how requests are read, and what decorates a view."""
+"""flask-smorest, subclassed once: the decorators of views."""
 
 from __future__ import annotations
 
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from functools import partial, wraps
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import flask
 import flask_smorest
-import orjson
-from apispec.ext.marshmallow import MarshmallowPlugin
-from flask.json.provider import DefaultJSONProvider
-from marshmallow import RAISE, ValidationError, fields, post_load, validate
-from webargs import core
-from webargs.flaskparser import FlaskParser
-from werkzeug.routing import IntegerConverter
 
 from inventory import errors
-from inventory.database.keyset import Page, PageRequest
-from inventory.fields import MAX_ID, Flag, Integer, TextSchema
-from inventory.web.headers import answer_conditionally, idempotency_key, mark_replay, page_headers
-from inventory.web.openapi import (
-    ALWAYS,
+from inventory.database.unit_of_work import run
+from inventory.fields import MAX_ID, Flag, TextSchema
+from inventory.web import addresses
+from inventory.web.addresses import QUERY, IdConverter
+from inventory.web.conditional import answer_conditionally, condition
+from inventory.web.idempotency import idempotency_key, mark_replay, once
+from inventory.web.openapi.operations import (
+    HEADERS,
     IDEMPOTENCY_KEY,
     IF_MATCH,
     IF_NONE_MATCH,
-    ON_BODY,
+    LOCATION_HEADER,
     ON_KEY,
-    ON_WRITE,
     PAGE_HEADERS,
-    ErrorSchema,
     annotated,
-    describe_error,
-    schema_name,
+    complete,
+    operation_id,
+    path_parameters,
 )
+from inventory.web.openapi.schemas import Plugin, schema_name
+from inventory.web.pagination import page_headers
+from inventory.web.parsing import OrjsonProvider, Parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flask import Flask, Request
+    from apispec import APISpec
+    from flask import Flask
     from marshmallow import Schema
     from werkzeug.wrappers import Response
 
+    from inventory.database.keyset import Page
+    from inventory.fields import Values
+    from inventory.web.idempotency import Earlier
+    from inventory.web.openapi.json_types import JsonObject
+
 F = TypeVar("F", bound="Callable[..., Any]")
-
-TAKES_QUERY = "takes_query"
-
-
-class OrjsonProvider(DefaultJSONProvider):
-    """Reads and answers through orjson, which refuses NaN, lone surrogates and deep nesting."""
-
-    def loads(self, s: str | bytes, **_kwargs: Any) -> Any:
-        return orjson.loads(s)
-
-    def response(self, *args: Any, **kwargs: Any) -> Response:
-        body = orjson.dumps(self._prepare_response_obj(args, kwargs)) + b"\n"
-        return flask.Response(body, mimetype=self.mimetype)
+T = TypeVar("T")
 
 
-class IdConverter(IntegerConverter):
-    """An id in a path. Numbers past the largest BIGINT name no row, so they are read as that largest one."""
+def documented_by(decorate: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Apply only the documentation of a flask-smorest decorator, without its wrapper."""
 
-    regex = "[0-9]+"  # the base class takes the digits of every script
+    def decorator(view: F) -> F:
+        documented: Any = view
+        documented._apidoc = decorate(view)._apidoc  # noqa: SLF001
+        return view
 
-    def to_python(self, value: str) -> int:
-        return min(int(value[:40]), MAX_ID)
-
-
-def refuse_encodings(request: Request) -> None:
-    """Raise UnsupportedEncoding for a body that says it is compressed, or text in anything but UTF-8."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise errors.UnsupportedEncoding
-    refuse_other_charset(request.mimetype_params)
+    return decorator
 
 
-def refuse_other_charset(parameters: Mapping[str, str]) -> None:
-    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise errors.UnsupportedEncoding
-
-
-class Parser(FlaskParser):
-    """Reads bodies with orjson and reports every problem as an error of ours."""
-
-    DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
-
-    def load_json(self, req: Request, schema: Schema) -> Any:
-        body = req.get_data(cache=True)
-        # A body without a Content-Length is cut off at the limit; reading on is what raises 413.
-        req.stream.read(1)
-        if not body and getattr(schema, "body_optional", False):
-            return {}
-        if body and not core.is_json(req.mimetype):
-            raise errors.UnsupportedMediaType
-        refuse_encodings(req)
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise errors.MalformedJson from None
-
-    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
-        # Positions in a list are numbers in marshmallow's messages; a JSON object's keys are text.
-        details = orjson.loads(orjson.dumps(error.messages_dict, option=orjson.OPT_NON_STR_KEYS))
-        raise errors.ValidationFailed(details=details)
-
-
-class PageQuery(TextSchema):
-    """Query parameters of every list. Subclasses add a ``sort`` field and their filters."""
-
-    skip = Integer(
-        load_default=0,
-        validate=validate.Range(0, 10**9),
-        metadata={"description": "How many rows to pass over."},
-    )
-    limit = Integer(
-        load_default=100,
-        validate=validate.Range(1, 1000),
-        metadata={"description": "How many rows to return at most."},
-    )
-    cursor = fields.String(
-        load_default=None,
-        validate=validate.Length(max=4000),
-        metadata={"description": "Where to go on, as given in a `Link`; opaque. Not together with `skip`."},
-    )
-    include_total = Flag(
-        load_default=False, metadata={"description": "Whether to count all rows into `X-Total-Count`."}
+class DryRunQuery(TextSchema):
+    dry_run = Flag(
+        load_default=False,
+        metadata={"description": "Validate the request and return the result with 200, but record nothing."},
     )
 
-    @post_load
-    def collect_page(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
-        """Gather the page's own parameters under ``page``; what is left are filters."""
-        if data["cursor"] is not None and data["skip"]:
-            raise ValidationError("Not together with skip.", "cursor")
-        names = ["sort", "skip", "limit", "cursor", "include_total"]
-        data["page"] = PageRequest(**{name: data.pop(name) for name in names if name in data})
-        return data
+
+@dataclass(frozen=True)
+class Recorded(Generic[T]):
+    """The response to a recorded movement or batch: for the first request, a replay and a dry run."""
+
+    schema: type[Schema]
+    location: Callable[[T], str]
+    replay: Callable[[Earlier], T]
+    without_ids: Callable[[T], Mapping[str, object]]
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
-    """Decorators, from the outside in: route, arguments, response or page, errors, unit_of_work."""
+    """Decorators, outermost first: route, arguments, response or page, errors, writes. Or: route, records, errors."""
 
     ARGUMENTS_PARSER = Parser()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks.append(self._prepare_headers_and_errors_doc)
+        self._prepare_doc_cbks.append(self._complete_doc)
 
     def route(self, rule: str, **options: Any) -> Callable[[F], F]:
-        decorator: Callable[[F], F] = super().route(rule, **options)
+        decorator: Callable[[F], F] = super().route(rule, parameters=path_parameters(rule), **options)
         return decorator
+
+    def _store_endpoint_docs(self, endpoint: str, *args: Any, **options: Any) -> None:
+        super()._store_endpoint_docs(endpoint, *args, **options)
+        described = self._docs[endpoint]
+        methods = [name for name in described if name != "parameters"]
+        for method in methods:
+            described[method]["operation_id"] = operation_id(endpoint, method, methods)
+            if described["parameters"]:
+                # A path whose id is not a number matches no route.
+                described[method].setdefault("errors", []).append(errors.NotFound)
 
     def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[[F], F]:
         decorator: Callable[[F], F] = super().response(status_code, schema, **kwargs)
         return decorator
 
+    def other_response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[[F], F]:
+        """Document another response of a view."""
+        return documented_by(super().response(status_code, schema, **kwargs))
+
     def doc(self, **description: Any) -> Callable[[F], F]:
-        decorator: Callable[[F], F] = super().doc(**description)
-        return decorator
+        return documented_by(super().doc(**description))
 
     def arguments(self, schema: type[Schema] | Schema, **kwargs: Any) -> Callable[[F], F]:
         decorate = super().arguments(schema, **kwargs)
 
         def decorator(view: F) -> F:
             decorated = decorate(view)
-            # The errors' own documentation below says more than this reference would.
+            # Replaced by the more detailed documentation of the common errors.
             decorated._apidoc["arguments"].pop("responses")  # noqa: SLF001
             if kwargs.get("location") == "query":
-                setattr(decorated, TAKES_QUERY, True)
+                setattr(decorated, QUERY, schema if isinstance(schema, type) else type(schema))
             result: F = decorated
             return result
 
         return decorator
 
-    def idempotent(self, moves_stock: Callable[..., bool] = lambda *_args: True) -> Callable[[F], F]:
-        """Hand the view the request's idempotency key, with a fingerprint of its arguments, as ``key``.
+    def writes(self, *, moves_stock: Callable[..., bool] | None = None, conditional: bool = False) -> Callable[[F], F]:
+        """Run a view in one unit of work, and pass it parts of the request as keyword arguments.
 
-        A key can only be demanded of what ``moves_stock``, by the same arguments. A dry run moves none, and uses none.
+        With ``conditional`` the view gets the ``condition`` of If-Match. With ``moves_stock`` it gets the idempotency
+        ``key``; the function returns, for the view's arguments, whether stock moves. The key can be required then.
         """
 
         def decorator(view: F) -> F:
             @wraps(view)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                rehearsal = args[0].get("dry_run", False)
-                key = idempotency_key(*args, moves_stock=not rehearsal and moves_stock(*args))
-                return view(*args, **kwargs, key=None if rehearsal else key)
+                if moves_stock is not None:
+                    kwargs["key"] = idempotency_key(*args, moves_stock=moves_stock(*args))
+                if conditional:
+                    kwargs["condition"] = condition()
+                return run(partial(view, *args, **kwargs))
 
-            return self.document(IDEMPOTENCY_KEY, *ON_KEY)(wrapper)  # type: ignore[return-value]
+            documented = annotated(wrapper)
+            if moves_stock is not None:
+                documented = annotated(documented, headers=[IDEMPOTENCY_KEY], errors=ON_KEY)
+            if conditional:
+                documented = annotated(documented, headers=[IF_MATCH], errors=[errors.PreconditionFailed])
+            return documented  # type: ignore[return-value]
 
         return decorator
 
-    def document(self, parameter: Mapping[str, Any], *classes: type[errors.ServiceError]) -> Callable[[F], F]:
-        """Document a header that a view reads, and what it may raise on its account."""
+    def records(
+        self, body: type[Schema], recorded: Recorded[T], *, body_required: bool = True
+    ) -> Callable[[Callable[..., T]], Callable[..., Response]]:
+        """Run a view that records movements in one unit of work. The view gets the loaded body and the ``key``.
+
+        If an earlier request used the key, its result is returned again. With ``dry_run`` the result is returned
+        without ids, and rolled back.
+        """
+
+        def decorator(view: Callable[..., T]) -> Callable[..., Response]:
+            @wraps(view)
+            def wrapper(query: Values, data: Values, **path: Any) -> Any:
+                key = idempotency_key(query, data, moves_stock=not query["dry_run"])
+                if query["dry_run"]:
+                    return recorded.without_ids(run(partial(view, data, **path, key=None), dry_run=True)), 200
+                work = partial(view, data, **path, key=key)
+                result = run(lambda: once(key, work, recorded.replay))
+                return result, {"Location": recorded.location(result)}
+
+            keyed: Any = annotated(wrapper, headers=[IDEMPOTENCY_KEY], errors=ON_KEY)
+            answered = self.response(201, recorded.schema, headers=LOCATION_HEADER)(keyed)
+            preview = self.other_response(
+                200, recorded.schema, description="Result of a dry run. Nothing was recorded."
+            )
+            given = self.arguments(body, required=body_required)(preview(answered))
+            documented: Callable[..., Response] = self.arguments(DryRunQuery, location="query")(given)
+            return documented
+
+        return decorator
+
+    def reads_file(self, body: JsonObject) -> Callable[[F], F]:
+        """Document a view that reads a file as its body, and an Idempotency-Key."""
 
         def decorator(view: F) -> F:
-            return annotated(view, headers=[parameter], errors=classes)
+            return annotated(self.doc(requestBody=body)(view), headers=[IDEMPOTENCY_KEY], errors=ON_KEY)
 
         return decorator
 
-    def conditional(self, view: F) -> F:
-        """Document If-Match on a view that changes something; the view asks ``if_match`` for it."""
-        return self.document(IF_MATCH, errors.PreconditionFailed)(view)
-
     def revalidated(self, view: F) -> F:
-        """Document If-None-Match on a view whose answer has an ETag."""
-        document: Callable[[F], F] = self.alt_response(304, description="Unchanged")
-        return document(self.document(IF_NONE_MATCH)(view))
+        """Document If-None-Match on a view whose responses have an ETag."""
+        return annotated(view, headers=[IF_NONE_MATCH])
 
     def page(self, schema: type[Schema]) -> Callable[[F], F]:
-        """For a view that returns a Page: the rows as a bare array, the neighbours in ``Link``."""
+        """For a view that returns a Page: the rows as a JSON array, links to the neighbouring pages in ``Link``."""
 
         def decorator(view: F) -> F:
             @wraps(view)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                page: Page = view(*args, **kwargs)
+                page: Page[Any] = view(*args, **kwargs)
                 return page.rows, page_headers(page)
 
             document: Callable[[Any], F] = self.response(200, schema(many=True), headers=PAGE_HEADERS)
@@ -219,61 +208,77 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return decorator
 
     def errors(self, *classes: type[errors.ServiceError]) -> Callable[[F], F]:
-        """Document what a view may raise besides what any request can meet."""
+        """Document the errors of a view, besides those common to all."""
 
         def decorator(view: F) -> F:
             return annotated(view, errors=classes)
 
         return decorator
 
-    def _prepare_headers_and_errors_doc(
-        self, doc: dict[str, Any], doc_info: dict[str, Any], *, method: str, **_kwargs: Any
+    def _complete_doc(
+        self, doc: JsonObject, doc_info: JsonObject, *, method: str, spec: APISpec, **_kwargs: object
     ) -> Any:
-        if "headers" in doc_info:
-            doc.setdefault("parameters", []).extend(doc_info["headers"])
-        classes = [*doc_info.get("errors", ()), *ALWAYS]
-        if "requestBody" in doc:
-            classes += ON_BODY
-        if method != "get":
-            classes += ON_WRITE
-        for error in classes:
-            describe_error(doc.setdefault("responses", {}), error)
+        complete(doc, doc_info, method, spec)
         return doc
 
 
 class Api(flask_smorest.Api):  # type: ignore[misc]
-    """Leaves errors to handlers.py and the documentation's pages to docs.py; pages have headers of our own."""
+    """Without flask-smorest's own error handlers, documentation pages and page headers.
+
+    ``handlers.py``, ``docs.py`` and ``HEADERS`` replace them.
+    """
 
     DEFAULT_ERROR_RESPONSE_NAME = None
-    ERROR_SCHEMA = ErrorSchema
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._undocumented: list[Blueprint] = []
+        self._lock = Lock()
+        super().__init__(*args, **kwargs)
+
+    def register_blueprint(self, blueprint: Blueprint) -> None:
+        """Register the routes. The document gets them when it is first read, because most processes never read it."""
+        self._app.register_blueprint(blueprint)
+        self._undocumented.append(blueprint)
+
+    @property
+    def spec(self) -> APISpec:
+        """The OpenAPI document of all registered blueprints."""
+        with self._lock:
+            while self._undocumented:
+                blueprint = self._undocumented[0]
+                blueprint.register_views_in_doc(self, self._app, self._spec, name=blueprint.name, parameters=None)
+                self._spec.tag({"name": blueprint.name, "description": blueprint.description})
+                del self._undocumented[0]  # last, so that a document that failed is never served in part
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: APISpec) -> None:
+        self._spec = spec
 
     def _register_error_handlers(self) -> None:
         pass
 
-    def _register_pagination_header(self) -> None:
+    def _register_responses(self) -> None:
         pass
+
+    def _register_etag_headers(self) -> None:
+        pass
+
+    def _register_pagination_header(self) -> None:
+        for name, header in HEADERS.items():
+            self.spec.components.header(name, header, lazy=True)
 
     def _register_doc_blueprint(self) -> None:
         pass
 
 
-def refuse_stray_parameters() -> None:
-    """A query parameter that does not exist, or stands twice, is refused, also where none is taken at all."""
-    if flask.request.routing_exception is not None:
-        return
-    view = flask.current_app.view_functions.get(flask.request.endpoint or "")
-    problems = {name: ["Given more than once."] for name, values in flask.request.args.lists() if len(values) > 1}
-    if view is not None and not hasattr(view, TAKES_QUERY):
-        problems = {name: ["Unknown field."] for name in flask.request.args}
-    if problems:
-        raise errors.ValidationFailed(details={"query": problems})
-
-
 def init_app(app: Flask) -> Api:
     app.json = OrjsonProvider(app)
-    app.url_map.converters["id"] = IdConverter
-    app.url_map.strict_slashes = False
-    app.before_request(refuse_stray_parameters)
+    addresses.init_app(app)
     app.after_request(mark_replay)
     app.after_request(answer_conditionally)
-    return Api(app, spec_kwargs={"marshmallow_plugin": MarshmallowPlugin(schema_name_resolver=schema_name)})
+    api = Api(app, spec_kwargs={"marshmallow_plugin": Plugin(schema_name_resolver=schema_name)})
+    api.register_converter(
+        IdConverter, lambda _: {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+    )
+    return api

@@ -1,49 +1,47 @@
-"""The front door: welcome, the OpenAPI document, and Swagger UI from its package's own files."""
+"""The welcome page, the OpenAPI document, and Swagger UI with the files of its package."""
 
 from __future__ import annotations
 
-import tomllib
-from importlib.metadata import PackageNotFoundError, version
+import mimetypes
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flask
-from flask_swagger_ui import get_swaggerui_blueprint
+import flask_swagger_ui
+import orjson
+
+from inventory.errors import NotFound
+from inventory.web.prepared import Prepared, prepare
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
     from inventory.web.api import Api
 
-DESCRIPTION = """\
-Categories, products, and an append-only ledger of stock movements from which every quantity follows.
-
-Lists are bare arrays; a page's neighbours stand in the `Link` header. Every error has one envelope:
-`{"error": slug, "message": for people, "code": HTTP status}`, with `details` where there are facts.
-Times are UTC, ISO 8601 with offset. Money is a JSON number with up to 4 decimals.
-"""
+SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+# The URL of the files contains the version of the package, so that browsers can cache them.
+RELEASE = version("flask-swagger-ui")
+FILES = frozenset(path.name for path in SWAGGER_UI.iterdir())
+KEEP, CHECK = "public, max-age=31536000, immutable", "no-cache"
 
 
-def project_version() -> str:
-    """The installed distribution's version, or the one in pyproject.toml when run from a checkout."""
-    try:
-        return version("inventory")
-    except PackageNotFoundError:
-        pyproject = Path(__file__).parent.parent.parent / "pyproject.toml"
-        return str(tomllib.loads(pyproject.read_text())["project"]["version"])
+@cache
+def swagger_file(name: str) -> Prepared:
+    return prepare((SWAGGER_UI / name).read_bytes(), mimetypes.guess_type(name)[0] or "text/plain")
 
 
-def openapi_settings() -> dict[str, Any]:
-    return {
-        "API_TITLE": "Inventory",
-        "API_VERSION": project_version(),
-        "OPENAPI_VERSION": "3.1.0",
-        "API_SPEC_OPTIONS": {"info": {"description": DESCRIPTION}, "servers": [{"url": "/"}]},
-    }
+def swagger(path: str) -> Response:
+    """A file of Swagger UI. Under a URL with the version of the package it is immutable."""
+    name = path.removeprefix(f"{RELEASE}/")
+    if name not in FILES:
+        raise NotFound
+    return swagger_file(name).respond(CHECK if name == path else KEEP)
 
 
 def init_app(app: Flask, api: Api) -> None:
-    """Serve the document as it is once all blueprints are registered."""
+    """Register the routes. Call it after all blueprints are registered."""
     name, release = app.config["API_TITLE"], app.config["API_VERSION"]
 
     @app.get("/")
@@ -51,14 +49,19 @@ def init_app(app: Flask, api: Api) -> None:
         links = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health"}
         return flask.jsonify({"name": name, "version": release, **links})
 
+    @cache
+    def document() -> Prepared:
+        return prepare(orjson.dumps(api.spec.to_dict()), "application/json")
+
     @app.get("/openapi.json")
     def openapi() -> Response:
-        return flask.jsonify(api.spec.to_dict())
+        return document().respond(CHECK)
 
-    config = {
-        "app_name": f"{name} API",
-        "layout": "BaseLayout",
-        "validatorUrl": None,  # the online validator would be a call to somebody else's server
-        "oauth2RedirectUrl": "/docs/oauth2-redirect.html",
-    }
-    app.register_blueprint(get_swaggerui_blueprint("/docs", "/openapi.json", config=config))
+    @app.get("/docs/")
+    @app.get("/docs/<path:path>")
+    def docs(path: str = "index.html") -> Response:
+        if path != "index.html":
+            return swagger(path)
+        files = flask.url_for("docs", path=RELEASE)
+        page = flask.render_template("docs.html", title=f"{name} API", files=files, document=flask.url_for("openapi"))
+        return prepare(page.encode(), "text/html; charset=utf-8").respond(CHECK)

@@ -1,4 +1,4 @@
-"""The handlers that turn every exception, wherever it was raised, into the one envelope."""
+"""Error handlers, which convert all exceptions to the error envelope."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from inventory.errors import (
     DatabaseBusy,
     HeadersTooLarge,
     InternalError,
+    InvalidFields,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     ServiceError,
+    TransferEncodingNotImplemented,
     UnsupportedMediaType,
     UriTooLong,
 )
@@ -45,6 +47,7 @@ BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
         UriTooLong,
         UnsupportedMediaType,
         HeadersTooLarge,
+        TransferEncodingNotImplemented,
     )
 }
 
@@ -57,13 +60,14 @@ def respond(error: ServiceError) -> Response:
     response = flask.jsonify(error.envelope())
     response.status_code = error.status
     response.headers.extend(dict(error.headers))
+    response.call_on_close(partial(drain_body, flask.request.environ))
     return response
 
 
 def drain_body(environ: WSGIEnvironment) -> None:
-    """Read what a client is still sending, within reason: closed too soon, the connection would take the answer along.
+    """Read the rest of the request body, up to a limit. Otherwise closing the connection can discard the response.
 
-    RFC 9112 section 9.6 tells how that comes about.
+    See RFC 9112 section 9.6.
     """
     body, left = environ["wsgi.input"], MAX_DRAINED_BYTES
     if "gunicorn.socket" in environ:
@@ -74,12 +78,10 @@ def drain_body(environ: WSGIEnvironment) -> None:
 
 
 def handle_http_exception(error: HTTPException) -> Response:
-    """Errors of Flask and Werkzeug themselves: unknown paths, wrong methods, oversized bodies."""
+    """Errors of Flask and Werkzeug: unknown paths, unsupported methods, oversized bodies."""
     if error.code is not None and error.code < 400:
         return flask.make_response(error.get_response())
     response = respond(error_of_status(error.code or 500))
-    if response.status_code == PayloadTooLarge.status:
-        response.call_on_close(partial(drain_body, flask.request.environ))
     if allow := dict(error.get_headers()).get("Allow"):
         response.headers["Allow"] = ", ".join(sorted(allow.split(", ")))
     return response
@@ -88,24 +90,30 @@ def handle_http_exception(error: HTTPException) -> Response:
 def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
     answer = database_errors.from_database(error)
     if answer.status >= 500:
-        logger.error("database error answered with %s", answer.slug, exc_info=error)
+        logger.error("Database error; responded with %s. %s", answer.slug, answer.advice, exc_info=error)
     return respond(answer)
 
 
 def handle_pool_timeout(error: sqlalchemy.exc.TimeoutError) -> Response:
-    logger.warning("no database connection became free in time: %s", error)
+    logger.warning("No database connection available before the timeout: %s", error)
     return respond(DatabaseBusy())
 
 
 def handle_unexpected(error: Exception) -> Response:
-    logger.error("unexpected error", exc_info=error)
+    logger.error("Unhandled exception", exc_info=error)
     return respond(InternalError())
+
+
+def handle_invalid_fields(error: InvalidFields) -> Response:
+    """Add the location of the fields: the query for GET and HEAD, otherwise the body."""
+    return respond(error.within("query" if flask.request.method in {"GET", "HEAD"} else "json"))
 
 
 def init_app(app: Flask) -> None:
     app.register_error_handler(ServiceError, respond)
+    app.register_error_handler(InvalidFields, handle_invalid_fields)
     app.register_error_handler(HTTPException, handle_http_exception)
-    # A chunked body that is broken shows only while a view is reading it.
+    # An invalid chunked body is detected only when a view reads it.
     app.register_error_handler(ParseException, lambda _error: respond(BadRequest()))
     app.register_error_handler(sqlalchemy.exc.DBAPIError, handle_database_error)
     app.register_error_handler(sqlalchemy.exc.TimeoutError, handle_pool_timeout)

@@ -1,70 +1,64 @@
-"""/health: ready to serve; /health/live: the process answers."""
+"""/health for readiness, /health/live for liveness."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from flask import current_app
 from marshmallow import fields
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
+from inventory.database import revisions
 from inventory.database.base import db
 from inventory.database.engines import free_bytes, server_version
 from inventory.database.errors import from_database
-from inventory.fields import BaseSchema
+from inventory.fields import AnswerSchema, Choice
 from inventory.web.api import Blueprint
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Pool
 
-# Room for a large import or batch, with its copy in the write-ahead log.
+# Space for a large import or batch, including its copy in the write-ahead log.
 NEEDED_BYTES = 10 * 1024 * 1024
 
-blueprint = Blueprint("health", __name__, description="Whether the service is up.")
+blueprint = Blueprint("health", __name__, description="Readiness and liveness checks.")
 
 
-class PoolOut(BaseSchema):
-    """Connections of this worker process."""
+class PoolOut(AnswerSchema):
+    """Connection pool of this worker process."""
 
     size = fields.Integer()
     in_use = fields.Integer()
 
 
-class HealthOut(BaseSchema):
-    """A service that is ready."""
+class HealthOut(AnswerSchema):
+    """Readiness of the service."""
 
-    status = fields.String(metadata={"enum": ["ok"]})
+    status = Choice(["ok"], component="HealthStatus")
     database = fields.String(metadata={"description": "Engine and version."})
-    revision = fields.String(metadata={"description": "The migration the database is at."})
+    revision = fields.String(metadata={"description": "Current migration of the database."})
     pool = fields.Nested(PoolOut)
 
 
-class LiveOut(BaseSchema):
-    """A process that answers."""
+class LiveOut(AnswerSchema):
+    """Liveness of the process."""
 
-    status = fields.String(metadata={"enum": ["ok"]})
-
-
-@cache
-def head_revision(directory: str) -> str | None:
-    config = Config()
-    config.set_main_option("script_location", directory)
-    return ScriptDirectory.from_config(config).get_current_head()
+    status = Choice(["ok"], component="HealthStatus")
 
 
 @blueprint.route("/health")
 @blueprint.response(200, HealthOut)
-def health() -> Any:
-    """Ready: the database can be reached, is migrated to head, and can be written; 503 otherwise."""
+def get_health() -> object:
+    """Check readiness.
+
+    200 if the database is reachable, migrated to the latest revision and writable. Otherwise 503 `database_unavailable`
+    with the reason.
+    """
     connection = db.session.connection()
-    revision = MigrationContext.configure(connection).get_current_revision()
-    head = head_revision(current_app.extensions["migrate"].directory)
+    revision = revisions.current(connection)
+    head = revisions.known(current_app.extensions["migrate"].directory)[0]
     if revision != head:
         raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head})
     check_writable(connection)
@@ -77,14 +71,14 @@ def health() -> Any:
 
 
 def check_writable(connection: Connection) -> None:
-    """Raise DatabaseNotWritable if a movement of stock could not be recorded now.
+    """Raise DatabaseNotWritable if a movement could not be recorded now.
 
-    A write that changes nothing tells, for no row and without waiting; one that another writer keeps out tells too.
-    A disk is as good as full a little before it is, while small writes still succeed and large ones do not.
+    Executes an UPDATE that matches no row. A lock held by another writer also shows that the database is writable. An
+    almost full disk is reported, because large writes fail there before small ones.
     """
     free = free_bytes(connection)
     if free is not None and free < NEEDED_BYTES:
-        raise errors.DatabaseNotWritable("The database has hardly any room left to grow.", {"free_bytes": free})
+        raise errors.DatabaseNotWritable("The database is almost out of space.", {"free_bytes": free})
     try:
         connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
     except DBAPIError as error:
@@ -101,6 +95,9 @@ def pool_figures(pool: Pool) -> dict[str, int]:
 
 @blueprint.route("/health/live")
 @blueprint.response(200, LiveOut)
-def live() -> Any:
-    """Alive: the process answers, whatever the database does."""
+def get_liveness() -> object:
+    """Check liveness.
+
+    200 as long as the process responds, regardless of the state of the database.
+    """
     return {"status": "ok"}

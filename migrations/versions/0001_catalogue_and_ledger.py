@@ -23,7 +23,7 @@ def folded(length: int) -> sa.types.TypeEngine[str]:
     return sa.String(3 * length).with_variant(sa.String(3 * length, collation="C"), "postgresql")
 
 
-# Rows of the ledger are written once. TRUNCATE fires no row trigger, so PostgreSQL has a statement trigger as well.
+# Ledger rows are never changed. TRUNCATE fires no row trigger, so PostgreSQL also has a statement trigger.
 LEDGER_TABLES = ("transactions", "batches")
 SQLITE_TRIGGERS = [
     f"""
@@ -102,7 +102,7 @@ def upgrade() -> None:
         sa.CheckConstraint("quantity_on_hand BETWEEN 0 AND 1000000000000", name="quantity_on_hand_bounds"),
         sa.CheckConstraint("reorder_point >= 0", name="reorder_point_not_negative"),
         sqlite_autoincrement=True,
-        # Room on each page for the row's next version, so that a movement need not touch the indexes.
+        # Reserves space on each page for heap-only tuple updates.
         postgresql_with={"fillfactor": 80},
     )
     op.create_table(
@@ -191,7 +191,7 @@ def upgrade() -> None:
         sa.CheckConstraint("length(notes) <= 500", name="notes_length"),
         sqlite_autoincrement=True,
     )
-    # Most rows reverse nothing and have no key; those are left out of the indexes that keep both unique.
+    # Partial indexes, because most rows reverse nothing and have no key.
     for columns in (("reverses_id",), ("idempotency_key", "client")):
         present = sa.text(f"{columns[0]} IS NOT NULL")
         op.create_index(
@@ -207,9 +207,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, unless the ledger holds rows: what was recorded is not lost by a wrong command."""
+    """Drop the tables, unless the ledger has rows."""
     if not op.get_context().as_sql and op.get_bind().scalar(sa.text("SELECT count(*) FROM transactions")):
-        raise SystemExit("The ledger has rows, and this would destroy them. Export them and drop the database by hand.")
+        raise SystemExit(
+            "The ledger has rows, and the downgrade would delete them. Export them and drop the database manually."
+        )
     op.drop_table("transactions")
     op.drop_table("batches")
     op.drop_table("products")

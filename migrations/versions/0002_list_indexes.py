@@ -3,8 +3,8 @@
 Revision ID: 0002
 Revises: 0001
 
-None of them names a column that a movement changes (quantity_on_hand, last_seq, updated_at): PostgreSQL can then
-update a product's row in place.
+No index includes a column that a movement changes (quantity_on_hand, last_seq, updated_at), so that PostgreSQL can use
+heap-only tuple updates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INDEXES = [
     ("transactions", "created_at", "id"),
     ("transactions", "xid", "id"),
 ]
-# Most rows have no value here, and those are left out.
+# Partial indexes, because most rows have no value in these columns.
 SPARSE_INDEXES = [
     ("transactions", "reason", "created_at", "id"),
     ("transactions", "reference", "created_at", "id"),

@@ -1,10 +1,10 @@
-"""No replacing of the ledger's rows
+"""Reject REPLACE of ledger rows
 
 Revision ID: 0003
 Revises: 0002
 
-SQLite's REPLACE removes rows that are in the way, and fires the triggers that refuse to delete only on connections
-that have recursive_triggers on, as the service's own do. This holds for every other program that opens the file.
+SQLite's REPLACE deletes conflicting rows. It fires DELETE triggers only on connections with recursive_triggers, as in
+the service. These triggers reject REPLACE from all other programs, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNIQUE_KEYS = {
 
 
 def refusal(table: str, columns: tuple[str, ...]) -> str:
-    """What the constraint itself would have said, had the statement not been told to replace."""
+    """A trigger statement with the message of the constraint that REPLACE would bypass."""
     in_the_way = " AND ".join(f"{column} = NEW.{column}" for column in columns)
     words = f"UNIQUE constraint failed: {', '.join(f'{table}.{column}' for column in columns)}"
     if columns == ("id",):

@@ -1,4 +1,4 @@
-"""The same order and matches on a PostgreSQL that sorts as people do, and not by code points as SQLite does."""
+"""On PostgreSQL with a linguistic collation, order and matching are the same as on SQLite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from inventory import create_app
 from inventory.database.base import db
 from tests import postgresql
-from tests.builders import assert_ledger_is_sound, category, listed, nothing_changes, refusal, shelve
+from tests.builders import assert_ledger_is_consistent, category, error_of, insert_products, listed, nothing_changes
 from tests.conftest import ENGINES, SERVER, migrate
 
 if TYPE_CHECKING:
@@ -33,26 +33,26 @@ def app() -> Iterator[Flask]:
             db.engine.dispose()
 
 
-def test_lists_are_sorted_by_the_code_points_of_what_case_leaves(app: Flask) -> None:
+def test_lists_sort_by_code_points_of_case_folded_text(app: Flask) -> None:
     client = app.test_client()
-    shelve(app, category(client)["id"], [{"name": name, "sku": name} for name in NAMES])
+    insert_products(app, category(client)["id"], [{"name": name, "sku": name} for name in NAMES])
     for column in ("name", "sku"):
         rows = listed(client.get(f"/products?sort={column}"))
         assert [row[column] for row in rows] == sorted(NAMES, key=str.casefold)
 
 
-def test_names_that_people_take_for_the_same_are_kept_apart_unless_case_alone_differs(app: Flask) -> None:
+def test_category_names_conflict_only_when_equal_after_case_folding(app: Flask) -> None:
     client = app.test_client()
     for name in ("Straße", "Strase", "Stra-sse", "Strassé"):
         category(client, name=name)
-    assert refusal(client.post("/categories", json={"name": "STRASSE"})) == (409, "duplicate_category")
+    assert error_of(client.post("/categories", json={"name": "STRASSE"})) == (409, "duplicate_category")
 
 
-def test_seed_knows_what_it_made(app: Flask) -> None:
+def test_seed_is_idempotent_with_linguistic_collation(app: Flask) -> None:
     arguments = ["seed", "--products", "12", "--transactions", "60", "--json"]
     first = app.test_cli_runner().invoke(args=arguments)
     assert json.loads(first.stdout) == {"categories": 5, "products": 12, "transactions": 60}
     with nothing_changes(app):
         again = app.test_cli_runner().invoke(args=arguments)
         assert json.loads(again.stdout) == {"categories": 0, "products": 0, "transactions": 0}
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)

@@ -1,9 +1,8 @@
-"""The rules that the database keeps by itself, whoever writes to it."""
+"""Rules that the database enforces for every client."""
 
 from __future__ import annotations
 
 import re
-import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +13,7 @@ from sqlalchemy import CheckConstraint, delete, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from inventory.database.base import Base, db
+from inventory.database.sqlite import driver as sqlite3
 from inventory.models.category import Category
 from inventory.models.product import Product
 from inventory.models.transaction import Batch
@@ -25,39 +25,46 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from sqlalchemy import Table
 
-MOMENT = datetime(2024, 2, 29, tzinfo=UTC)
-REFUSED = {
-    "UPDATE": "UPDATE {table} SET client = 'other'",
-    "UPDATE to the same": "UPDATE {table} SET client = client",
+TIMESTAMP = datetime(2024, 2, 29, tzinfo=UTC)
+REJECTED = {
+    "UPDATE": "UPDATE {table} SET {column} = 'other'",
+    "UPDATE without a change": "UPDATE {table} SET {column} = {column}",
     "DELETE": "DELETE FROM {table}",
-    "upsert": "INSERT INTO {table} SELECT * FROM {table} WHERE true ON CONFLICT (id) DO UPDATE SET client = 'other'",
+    "upsert": "INSERT INTO {table} SELECT * FROM {table} WHERE true ON CONFLICT ({key}) DO UPDATE SET {column} = 'o'",
 }
-REFUSED_BY_ENGINE = {
+REJECTED_BY_ENGINE = {
     "sqlite": {"REPLACE": "REPLACE INTO {table} SELECT * FROM {table}"},
-    "postgresql": {"TRUNCATE": "TRUNCATE {table} CASCADE", "TRUNCATE from above": "TRUNCATE products, batches CASCADE"},
+    "postgresql": {
+        "TRUNCATE": "TRUNCATE {table} CASCADE",
+        "TRUNCATE of referenced tables": "TRUNCATE products, batches CASCADE",
+    },
 }
 
 
-@pytest.mark.parametrize("table", ["transactions", "batches"])
-def test_ledger_rows_are_neither_changed_nor_deleted_by_any_statement(
-    app: Flask, client: FlaskClient, engine_name: str, table: str
-) -> None:
-    product(client, quantity_on_hand=5)
+# The key and a text column of each append-only table.
+LEDGER = {"transactions": ("id", "client"), "batches": ("id", "client"), "answers": ("transaction_id", "body")}
+
+
+@pytest.mark.parametrize("table", LEDGER)
+def test_ledger_rows_reject_update_and_delete(app: Flask, client: FlaskClient, engine_name: str, table: str) -> None:
+    key, column = LEDGER[table]
+    bolt = product(client, quantity_on_hand=5)["id"]
+    client.put(f"/products/{bolt}", json={"quantity_on_hand": 4}, headers={"Idempotency-Key": "k"})
     with app.app_context():
         db.session.add(Batch(id="b", kind="batch"))
         db.session.commit()
-    for statement in (REFUSED | REFUSED_BY_ENGINE[engine_name]).values():
+    for statement in (REJECTED | REJECTED_BY_ENGINE[engine_name]).values():
         with nothing_changes(app), app.app_context():
             with pytest.raises(DBAPIError, match="ledger rows are never updated or deleted"):
-                db.session.execute(text(statement.format(table=table)))
+                db.session.execute(text(statement.format(table=table, key=key, column=column)))
             db.session.rollback()
 
 
-# Each lets the copy of a row collide with it in one key only.
+# For each key, changes to the copy of a row that leave only that key in conflict.
 COLLISIONS = {
     "id": "seq = 99, reverses_id = NULL, idempotency_key = NULL, fingerprint = NULL, client = NULL",
     "product and seq": "id = 99, reverses_id = NULL, idempotency_key = NULL, fingerprint = NULL, client = NULL",
-    "reversed row": "id = 99, seq = 99, idempotency_key = NULL, fingerprint = NULL, client = NULL",
+    "reversed transaction": "id = 99, seq = 99, idempotency_key = NULL, fingerprint = NULL, client = NULL",
     "idempotency key": "id = 99, seq = 99, reverses_id = NULL",
 }
 
@@ -65,7 +72,7 @@ COLLISIONS = {
 @on_sqlite
 @pytest.mark.parametrize("key", COLLISIONS)
 @pytest.mark.parametrize("verb", ["REPLACE", "INSERT OR REPLACE"])
-def test_no_other_program_replaces_a_row_of_the_ledger(
+def test_replace_of_ledger_row_fails_on_plain_connection(
     app: Flask, client: FlaskClient, database_url: str, verb: str, key: str
 ) -> None:
     sale = transaction(client, product(client, quantity_on_hand=5)["id"], "sale", 1)["id"]
@@ -77,8 +84,19 @@ def test_no_other_program_replaces_a_row_of_the_ledger(
             plain.execute(f"{verb} INTO transactions SELECT * FROM copy")
 
 
-SOUND: dict[str, dict[str, Any]] = {
-    "categories": {"name": "Tools", "name_folded": "tools", "created_at": MOMENT, "updated_at": MOMENT},
+@on_sqlite
+def test_replace_of_stored_response_fails_on_plain_connection(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    bolt = product(client, quantity_on_hand=5)["id"]
+    client.put(f"/products/{bolt}", json={"quantity_on_hand": 4}, headers={"Idempotency-Key": "k"})
+    file = database_url.removeprefix("sqlite:///")
+    with nothing_changes(app), closing(sqlite3.connect(file)) as plain, pytest.raises(sqlite3.IntegrityError):
+        plain.execute("REPLACE INTO answers SELECT transaction_id, 'forged' FROM answers")
+
+
+VALID: dict[str, dict[str, Any]] = {
+    "categories": {"name": "Tools", "name_folded": "tools", "created_at": TIMESTAMP, "updated_at": TIMESTAMP},
     "products": {
         "sku": "BOLT",
         "sku_folded": "bolt",
@@ -87,10 +105,10 @@ SOUND: dict[str, dict[str, Any]] = {
         "price": Decimal(10),
         "cost": Decimal(8),
         "category_id": 1,
-        "created_at": MOMENT,
-        "updated_at": MOMENT,
+        "created_at": TIMESTAMP,
+        "updated_at": TIMESTAMP,
     },
-    "batches": {"id": "b", "kind": "batch", "created_at": MOMENT},
+    "batches": {"id": "b", "kind": "batch", "created_at": TIMESTAMP},
     "transactions": {
         "product_id": 1,
         "sku": "BOLT",
@@ -101,18 +119,18 @@ SOUND: dict[str, dict[str, Any]] = {
         "seq": 1,
         "reason": "other",
         "xid": 0,
-        "created_at": MOMENT,
+        "created_at": TIMESTAMP,
     },
 }
-# What makes another row of it that breaks no unique constraint.
-NOT_THE_SAME: dict[str, dict[str, Any]] = {
+# Changes to a valid row after which it violates no unique constraint.
+UNIQUE_FIELDS: dict[str, dict[str, Any]] = {
     "categories": {"name_folded": "new"},
     "products": {"sku_folded": "new"},
     "batches": {"id": "new"},
     "transactions": {"seq": 2},
 }
-# For every CHECK constraint, columns that break it and no other.
-BREAKING: dict[str, list[dict[str, Any]]] = {
+# For every CHECK constraint, columns that violate only it.
+VIOLATIONS: dict[str, list[dict[str, Any]]] = {
     "ck_categories_name_length": [{"name": ""}, {"name": "x" * 101}],
     "ck_categories_description_length": [{"description": "x" * 501}],
     "ck_products_sku_length": [{"sku": ""}, {"sku": "x" * 51}],
@@ -145,17 +163,17 @@ BREAKING: dict[str, list[dict[str, Any]]] = {
     "ck_transactions_notes_length": [{"notes": "x" * 501}],
 }
 FORBIDDEN: dict[str, tuple[str, dict[str, Any]]] = {
-    "a product in no category": ("products", {"category_id": 99, "sku_folded": "new"}),
-    "a movement of no product": ("transactions", {"product_id": 99}),
-    "a reversal of nothing": ("transactions", {"seq": 2, "reverses_id": 99, "reason": "reversal"}),
-    "two categories of one name": ("categories", {}),
-    "two products of one SKU": ("products", {}),
-    "two movements of one seq": ("transactions", {}),
+    "product in an unknown category": ("products", {"category_id": 99, "sku_folded": "new"}),
+    "transaction of an unknown product": ("transactions", {"product_id": 99}),
+    "reversal of an unknown transaction": ("transactions", {"seq": 2, "reverses_id": 99, "reason": "reversal"}),
+    "duplicate category name": ("categories", {}),
+    "duplicate SKU": ("products", {}),
+    "duplicate seq": ("transactions", {}),
 }
 
 
 def tables() -> dict[str, Table]:
-    return {name: Base.metadata.tables[name] for name in SOUND}
+    return {name: Base.metadata.tables[name] for name in VALID}
 
 
 def constraint_and_table() -> dict[str, str]:
@@ -168,43 +186,43 @@ def constraint_and_table() -> dict[str, str]:
 
 
 @pytest.fixture
-def sound_rows(app: Flask) -> None:
+def valid_rows(app: Flask) -> None:
     with app.app_context():
         for name, table in tables().items():
-            db.session.execute(insert(table).values(SOUND[name]))
+            db.session.execute(insert(table).values(VALID[name]))
         db.session.commit()
 
 
-def test_every_check_constraint_has_rows_that_break_it() -> None:
-    assert BREAKING.keys() == constraint_and_table().keys()
+def test_every_check_constraint_has_a_test_case() -> None:
+    assert VIOLATIONS.keys() == constraint_and_table().keys()
 
 
-@pytest.mark.usefixtures("sound_rows")
-def test_rows_that_break_a_check_constraint_are_refused(app: Flask, engine_name: str) -> None:
-    for constraint, breaches in BREAKING.items():
+@pytest.mark.usefixtures("valid_rows")
+def test_check_constraints_reject_invalid_rows(app: Flask, engine_name: str) -> None:
+    for constraint, violations in VIOLATIONS.items():
         name = constraint_and_table()[constraint]
-        for breach in breaches:
-            row = SOUND[name] | NOT_THE_SAME[name] | breach
+        for violation in violations:
+            row = VALID[name] | UNIQUE_FIELDS[name] | violation
             with app.app_context():
                 with pytest.raises(DBAPIError) as raised:
                     db.session.execute(insert(tables()[name]).values(row))
                 db.session.rollback()
             words = str(raised.value.orig)
-            # PostgreSQL refuses a text that is too long before it looks at any constraint.
+            # PostgreSQL rejects a text that is too long before it checks any constraint.
             too_long = engine_name == "postgresql" and "value too long" in words
             assert too_long or constraint in re.split(r'["\s]', words), words
 
 
-@pytest.mark.usefixtures("sound_rows")
+@pytest.mark.usefixtures("valid_rows")
 @pytest.mark.parametrize("forbidden", FORBIDDEN)
-def test_rows_that_break_a_key_are_refused(app: Flask, forbidden: str) -> None:
-    name, breach = FORBIDDEN[forbidden]
+def test_foreign_and_unique_keys_reject_invalid_rows(app: Flask, forbidden: str) -> None:
+    name, violation = FORBIDDEN[forbidden]
     with app.app_context(), pytest.raises(IntegrityError, match=r"(?i)foreign key|unique"):
-        db.session.execute(insert(tables()[name]).values(SOUND[name] | breach))
+        db.session.execute(insert(tables()[name]).values(VALID[name] | violation))
 
 
-@pytest.mark.usefixtures("sound_rows")
+@pytest.mark.usefixtures("valid_rows")
 @pytest.mark.parametrize("model", [Category, Product])
-def test_rows_that_others_refer_to_are_not_deleted(app: Flask, model: type[Base]) -> None:
+def test_delete_of_referenced_rows_is_rejected(app: Flask, model: type[Base]) -> None:
     with nothing_changes(app), app.app_context(), pytest.raises(IntegrityError):
         db.session.execute(delete(model))

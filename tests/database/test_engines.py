@@ -1,4 +1,4 @@
-"""How connections are set up, how writers wait, and that reads see one moment; on real databases."""
+"""Connection setup, waiting writers and consistent reads, on real databases."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from sqlalchemy.exc import DBAPIError
 
 from inventory import create_app
 from inventory.database.base import db
-from inventory.database.engines import begin_write, sqlite_is_patched
+from inventory.database.engines import begin_write
 from inventory.database.errors import from_database
+from inventory.database.sqlite import is_patched
 from inventory.models.product import Product
 from tests.builders import (
-    assert_ledger_is_sound,
+    assert_ledger_is_consistent,
     body,
     category,
+    error_of,
     listed,
     nothing_changes,
     product,
-    refusal,
     transaction,
 )
 from tests.conftest import on_postgresql, on_sqlite
@@ -34,10 +35,17 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.environments import Environment
+
+
+@pytest.fixture
+def environment(own_environment: Environment) -> Environment:
+    return own_environment
+
 
 @contextmanager
 def writing(app: Flask, product_id: int) -> Iterator[None]:
-    """Another transaction that has changed the product and has not yet committed; it is undone at the end."""
+    """Another transaction that has changed the product and not yet committed; it is rolled back at the end."""
     with app.app_context():
         begin_write(db.session())
         db.session.execute(update(Product).where(Product.id == product_id).values(name="Half done"))
@@ -49,25 +57,25 @@ def sale(product_id: int, quantity: int = 1) -> dict[str, Any]:
     return {"product_id": product_id, "transaction_type": "sale", "quantity": quantity}
 
 
-def test_what_is_not_committed_is_seen_by_nobody(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+def test_uncommitted_changes_are_invisible(app: Flask, impatient: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=5)
     with writing(app, bolt["id"]):
         assert listed(impatient.test_client().get("/products")) == [bolt]
 
 
-def test_writer_that_waits_too_long_is_told_to_try_again(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+def test_write_returns_503_busy_after_lock_timeout(app: Flask, impatient: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=5)
     other = impatient.test_client()
     with writing(app, bolt["id"]):
         for _ in range(2):
             response = other.post("/transactions", json=sale(bolt["id"]))
-            assert refusal(response) == (503, "database_busy")
+            assert error_of(response) == (503, "database_busy")
             assert response.headers["Retry-After"].isdecimal()
     assert other.post("/transactions", json=sale(bolt["id"])).status_code == 201
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_writers_wait_for_each_other(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_writers_wait_for_the_lock(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt = product(client, quantity_on_hand=5)
     patient = create_app({"DATABASE_URL": database_url, "INVENTORY_BUSY_TIMEOUT_MS": 60_000})
     with ThreadPoolExecutor(4) as threads:
@@ -81,71 +89,75 @@ def test_writers_wait_for_each_other(app: Flask, client: FlaskClient, database_u
     with patient.app_context():
         db.engine.dispose()
     assert body(client.get(f"/products/{bolt['id']}"))["quantity_on_hand"] == 1
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_request_that_finds_no_free_connection_is_told_to_try_again(impatient: Flask, client: FlaskClient) -> None:
+def test_exhausted_pool_returns_503_busy(impatient: Flask, client: FlaskClient) -> None:
     bolt = product(client)
     with impatient.app_context():
-        taken = [db.engine.connect() for _ in range(3)]  # one a thread, and two more
+        taken = [db.engine.connect() for _ in range(3)]  # one per thread, and two more
         response = impatient.test_client().get(f"/products/{bolt['id']}")
         for connection in taken:
             connection.close()
-    assert refusal(response) == (503, "database_busy")
+    assert error_of(response) == (503, "database_busy")
     assert impatient.test_client().get(f"/products/{bolt['id']}").status_code == 200
 
 
 @on_sqlite
-def test_every_sqlite_connection_is_set_up_for_durable_concurrent_writes(app: Flask) -> None:
-    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000, "recursive_triggers": 1}
+def test_sqlite_connections_have_the_required_pragmas(app: Flask) -> None:
+    expected = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+        "recursive_triggers": 1,
+    }
     with app.app_context(), db.engine.connect() as first, db.engine.connect() as second:
         for connection in (first, second):
-            found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
-            assert found == wanted
+            found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in expected}
+            assert found == expected
 
 
 @on_sqlite
-def test_sqlite_in_use_is_free_of_the_wal_reset_bug_or_says_so(
-    database_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sqlite_with_wal_reset_bug_logs_a_warning(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     create_app({"DATABASE_URL": database_url})
     warned = any("walresetbug" in record.getMessage() for record in caplog.records)
-    assert warned == (not sqlite_is_patched())
+    assert warned == (not is_patched())
 
 
-def test_versions_of_sqlite_without_the_wal_reset_bug_are_known() -> None:
+def test_is_patched_recognizes_sqlite_versions_without_the_bug() -> None:
     patched = [(3, 44, 6), (3, 44, 9), (3, 50, 7), (3, 51, 3), (3, 53, 0), (4, 0, 0)]
     affected = [(3, 7, 0), (3, 40, 1), (3, 44, 5), (3, 45, 0), (3, 50, 6), (3, 51, 0), (3, 51, 2)]
-    assert [version for version in patched + affected if sqlite_is_patched(version)] == patched
+    assert [version for version in patched + affected if is_patched(version)] == patched
 
 
 @on_postgresql
-def test_every_postgresql_connection_has_its_time_limits(impatient: Flask) -> None:
-    wanted = {
+def test_postgresql_connections_have_timeouts(impatient: Flask) -> None:
+    expected = {
         "lock_timeout": "50ms",
         "statement_timeout": "30s",
         "idle_in_transaction_session_timeout": "1min",
         "application_name": "inventory",
     }
     with impatient.app_context(), db.engine.connect() as connection:
-        found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
-    assert found == wanted
+        found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected}
+    assert found == expected
 
 
 @on_postgresql
-def test_what_the_url_says_of_a_postgresql_connection_has_the_last_word(database_url: str) -> None:
-    said = {"application_name": "scanner", "options": "-c statement_timeout=7s -c work_mem=8MB"}
-    app = create_app({"DATABASE_URL": f"{database_url}?{urlencode(said, quote_via=quote)}"})
-    wanted = {"application_name": "scanner", "statement_timeout": "7s", "work_mem": "8MB", "lock_timeout": "5s"}
+def test_database_url_options_override_postgresql_defaults(database_url: str) -> None:
+    options = {"application_name": "scanner", "options": "-c statement_timeout=7s -c work_mem=8MB"}
+    app = create_app({"DATABASE_URL": f"{database_url}?{urlencode(options, quote_via=quote)}"})
+    expected = {"application_name": "scanner", "statement_timeout": "7s", "work_mem": "8MB", "lock_timeout": "5s"}
     with app.app_context():
         with db.engine.connect() as connection:
-            found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in wanted}
+            found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected}
         db.engine.dispose()
-    assert found == wanted
+    assert found == expected
 
 
 @on_postgresql
-def test_statement_that_runs_too_long_is_answered_as_busy(database_url: str) -> None:
+def test_statement_timeout_maps_to_database_busy(database_url: str) -> None:
     app = create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 20})
     with app.app_context():
         with pytest.raises(DBAPIError) as raised:
@@ -160,21 +172,19 @@ def execute(connection: Any, statement: str) -> None:
     connection.commit()
 
 
-def test_write_to_a_database_that_only_reads_is_answered_as_unavailable(
-    app: Flask, client: FlaskClient, engine_name: str
-) -> None:
+def test_write_to_read_only_database_returns_503(app: Flask, client: FlaskClient, engine_name: str) -> None:
     bolt = product(client, quantity_on_hand=5)
     statement = "PRAGMA query_only=ON" if engine_name == "sqlite" else "SET default_transaction_read_only = on"
     with app.app_context():
         db.engine.dispose()
         event.listen(db.engine, "connect", lambda connection, _record: execute(connection, statement))
     response = client.post("/transactions", json=sale(bolt["id"]))
-    assert refusal(response) == (503, "database_unavailable")
+    assert error_of(response) == (503, "database_unavailable")
     assert listed(client.get("/products")) == [bolt]
 
 
 @on_sqlite
-def test_write_to_a_full_disk_is_refused_and_changes_nothing(app: Flask, client: FlaskClient) -> None:
+def test_write_to_full_disk_returns_507_and_changes_nothing(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=5)
     with app.app_context():
         pages = db.session.scalar(text("PRAGMA page_count"))
@@ -187,15 +197,15 @@ def test_write_to_a_full_disk_is_refused_and_changes_nothing(app: Flask, client:
     while answers[-1].status_code == 201:
         answers.append(client.patch(f"/products/{bolt['id']}", json={"description": f"{len(answers):01000}"}))
         answers.append(client.post("/categories", json={"name": f"{len(answers):0100}", "description": "x" * 500}))
-    assert refusal(answers[-1]) == (507, "storage_full")
+    assert error_of(answers[-1]) == (507, "storage_full")
     with nothing_changes(app):
         client.post("/categories", json={"name": "y" * 100, "description": "x" * 500})
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
 @contextmanager
 def meanwhile(app: Flask, table: str, work: Callable[[], object]) -> Iterator[None]:
-    """Run ``work`` in a thread of its own, to its end, after the first statement that reads from ``table``."""
+    """Run ``work`` in another thread, to its end, after the first statement that reads from ``table``."""
     pending = [work]
 
     def intervene(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -211,18 +221,18 @@ def meanwhile(app: Flask, table: str, work: Callable[[], object]) -> Iterator[No
     assert not pending
 
 
-def test_product_and_its_movements_are_of_one_moment(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_product_detail_reads_one_snapshot(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt = product(client, quantity_on_hand=5)
     other = create_app({"DATABASE_URL": database_url}).test_client()
     with meanwhile(app, "products", lambda: transaction(other, bolt["id"], "sale", 2)):
-        detail = body(client.get(f"/products/{bolt['id']}"))
+        detail = body(client.get(f"/products/{bolt['id']}?include_opening=true"))
     assert (detail["quantity_on_hand"], [row["seq"] for row in detail["transactions"]]) == (5, [1])
     assert body(client.get(f"/products/{bolt['id']}"))["quantity_on_hand"] == 3
     with other.application.app_context():
         db.engine.dispose()
 
 
-def test_category_and_its_products_are_of_one_moment(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_category_detail_reads_one_snapshot(app: Flask, client: FlaskClient, database_url: str) -> None:
     tools = category(client)
     other = create_app({"DATABASE_URL": database_url}).test_client()
     with meanwhile(app, "categories", lambda: product(other, category_id=tools["id"])):
@@ -233,7 +243,7 @@ def test_category_and_its_products_are_of_one_moment(app: Flask, client: FlaskCl
         db.engine.dispose()
 
 
-def test_reading_takes_no_lock(app: Flask, impatient: Flask, client: FlaskClient) -> None:
+def test_reads_take_no_lock(app: Flask, impatient: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=5)
     with app.app_context():
         assert db.session.scalars(select(Product.id)).all() == [bolt["id"]]

@@ -1,4 +1,4 @@
-"""What clients are told when the database is away, busy or full, and when it is the one to refuse."""
+"""Responses when the database is unavailable, busy or full, or reports a violated constraint."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pytest
 from sqlalchemy import event, func, insert, inspect, select, text
 
 from inventory import create_app
-from inventory.database.base import Base, db, unit_of_work
+from inventory.database.base import Base, db
 from inventory.database.engines import WRITE
 from inventory.database.errors import BY_CONSTRAINT
-from tests.builders import assert_ledger_is_sound, body, category, nothing_changes, product
+from inventory.database.unit_of_work import unit_of_work
+from tests.builders import assert_ledger_is_consistent, body, category, nothing_changes, product
 from tests.clients import HttpClient, at_once
 from tests.conftest import ENGINES, SERVER
 from tests.contract import OPERATIONS, Operation, assert_envelope
 from tests.servers import free_port
-from tests.valid_requests import fill, sound_requests
+from tests.valid_requests import fill, valid_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from werkzeug.test import TestResponse
 
+    from tests.environments import Environment
     from tests.servers import Gunicorn
 
 on_postgresql = pytest.mark.parametrize("engine_name", {"postgresql"} & set(ENGINES), indirect=True)
@@ -40,6 +42,11 @@ WITH_DATABASE = [operation for operation in OPERATIONS if operation.path not in 
 WRITES = [operation for operation in OPERATIONS if operation.method != "GET"]
 # Short, since tests wait for it to pass.
 DEADLINE_MS = 100
+
+
+@pytest.fixture
+def environment(own_environment: Environment) -> Environment:
+    return own_environment
 
 
 def assert_try_again(response: TestResponse, slug: str, what: object) -> None:
@@ -61,14 +68,14 @@ def closing_pool(app: Flask) -> Iterator[Flask]:
 
 @pytest.fixture
 def impatient_app(database_url: str) -> Iterator[Flask]:
-    """The service on sound data, with a short deadline and a pool of three connections."""
+    """The service with sample data, a short deadline and a pool of three connections."""
     settings = {"INVENTORY_BUSY_TIMEOUT_MS": DEADLINE_MS, "INVENTORY_THREADS": 1}
     with closing_pool(create_app({"DATABASE_URL": database_url, **settings})) as app:
         fill(app.test_client())
         yield app
 
 
-# Away.
+# Unavailable.
 
 
 def no_server(_path: Path) -> str:
@@ -91,41 +98,41 @@ def no_database_file(path: Path) -> str:
 
 
 @pytest.mark.parametrize("where", [no_server, no_such_database, no_folder, no_database_file])
-def test_without_its_database_the_service_says_so_on_every_route(tmp_path: Path, where: Callable[[Path], str]) -> None:
+def test_unreachable_database_returns_503_on_every_route(tmp_path: Path, where: Callable[[Path], str]) -> None:
     with closing_pool(create_app({"DATABASE_URL": where(tmp_path)})) as app:
         client = app.test_client()
         for operation in WITH_DATABASE:
-            response = a_request(client, operation)
+            response = send_request(client, operation)
             assert_try_again(response, "database_unavailable", operation)
         for path in WITHOUT_DATABASE:
             assert client.get(path).status_code == 200
 
 
-def a_request(client: FlaskClient, operation: Operation) -> TestResponse:
-    """The operation's sound request; a batch's id need not be a true one."""
-    sound = sound_requests(operation)[0]
-    return sound.send(client, path=sound.path.format(batch_id=uuid4()))
+def send_request(client: FlaskClient, operation: Operation) -> TestResponse:
+    """Send the operation's valid request, with a made-up batch id where it needs one."""
+    valid = valid_requests(operation)[0]
+    return valid.send(client, path=valid.path.format(batch_id=uuid4()))
 
 
-def test_a_database_without_tables_is_unavailable(empty_database_url: str) -> None:
+def test_unmigrated_database_returns_503_on_every_route(empty_database_url: str) -> None:
     with closing_pool(create_app({"DATABASE_URL": empty_database_url})) as app:
         for operation in WITH_DATABASE:
-            response = a_request(app.test_client(), operation)
+            response = send_request(app.test_client(), operation)
             assert_try_again(response, "database_unavailable", operation)
             assert "db upgrade" in body(response)["message"]
 
 
 @on_postgresql
-def test_a_write_outlives_the_end_of_its_pooled_connections(app: Flask, client: FlaskClient) -> None:
+def test_write_succeeds_after_pooled_connections_are_terminated(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=5)
     end_connections(app)
     sale = client.post("/transactions", json={"product_id": bolt["id"], "transaction_type": "sale", "quantity": 1})
     assert sale.status_code == 201, sale.text
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
 @on_postgresql
-def test_reads_are_answered_again_after_the_end_of_their_pooled_connections(app: Flask, client: FlaskClient) -> None:
+def test_reads_recover_after_pooled_connections_are_terminated(app: Flask, client: FlaskClient) -> None:
     category(client)
     end_connections(app)
     response = client.get("/categories")
@@ -135,7 +142,7 @@ def test_reads_are_answered_again_after_the_end_of_their_pooled_connections(app:
 
 
 def end_connections(app: Flask) -> None:
-    """Do to the app's pooled connections what a restart of the server does."""
+    """Terminate the app's pooled connections, as a restart of the server does."""
     assert SERVER is not None
     engine = engine_of(app)
     assert engine.pool.checkedin() >= 1  # type: ignore[attr-defined]
@@ -149,45 +156,46 @@ def end_connections(app: Flask) -> None:
 
 @contextmanager
 def held_for_writing(app: Flask) -> Iterator[None]:
-    """Another writer that does not end: SQLite's one write lock, on PostgreSQL the tables themselves."""
+    """Another writer that does not end. It holds SQLite's write lock; on PostgreSQL it locks the tables."""
     with engine_of(app).connect().execution_options(**{WRITE: True}) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE categories, products IN EXCLUSIVE MODE"))
         yield
 
 
-def test_a_write_that_waits_for_a_lock_past_the_deadline_is_refused_as_busy(impatient_app: Flask) -> None:
+@pytest.mark.slow
+def test_write_returns_503_busy_after_lock_timeout(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
     for operation in WRITES:
-        sound = sound_requests(operation)[0]
+        valid = valid_requests(operation)[0]
         with nothing_changes(impatient_app), held_for_writing(impatient_app):
             started = time.monotonic()
-            response = sound.send(client)
+            response = valid.send(client)
             waited = time.monotonic() - started
         assert_try_again(response, "database_busy", operation)
         assert waited >= DEADLINE_MS / 1000
 
 
-def test_reads_are_answered_while_a_writer_holds_its_lock(impatient_app: Flask) -> None:
+def test_reads_succeed_while_write_lock_is_held(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
     with held_for_writing(impatient_app):
         for operation in OPERATIONS:
             if operation.method == "GET":
-                answer = sound_requests(operation)[0].send(client)
+                answer = valid_requests(operation)[0].send(client)
                 assert answer.status_code == 200, f"{operation}: {answer.text}"
 
 
-def test_writes_are_accepted_once_the_lock_is_released(impatient_app: Flask) -> None:
+def test_writes_succeed_once_lock_is_released(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
     sale = {"product_id": 1, "transaction_type": "sale", "quantity": 1}
     with held_for_writing(impatient_app):
         assert client.post("/transactions", json=sale).status_code == 503
     assert client.post("/transactions", json=sale).status_code == 201
-    assert_ledger_is_sound(impatient_app)
+    assert_ledger_is_consistent(impatient_app)
 
 
 @on_postgresql
-def test_one_locked_product_does_not_hold_up_the_others(impatient_app: Flask) -> None:
+def test_locked_product_does_not_block_others(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
     with engine_of(impatient_app).connect() as connection, connection.begin():
         connection.execute(text("SELECT id FROM products WHERE id = 1 FOR UPDATE"))
@@ -197,19 +205,19 @@ def test_one_locked_product_does_not_hold_up_the_others(impatient_app: Flask) ->
     assert other.status_code == 201
 
 
-def test_a_request_that_gets_no_connection_in_time_is_refused_as_busy(impatient_app: Flask) -> None:
+def test_exhausted_pool_returns_503_busy(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(engine_of(impatient_app).connect())
         for operation in WITH_DATABASE:
-            assert_try_again(a_request(client, operation), "database_busy", operation)
+            assert_try_again(send_request(client, operation), "database_busy", operation)
         assert client.get("/health/live").status_code == 200
     assert client.get("/health").status_code == 200
 
 
 @on_postgresql
-def test_a_statement_that_runs_past_its_time_is_refused_as_busy(database_url: str) -> None:
+def test_statement_timeout_returns_503_busy(database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": DEADLINE_MS}
     with closing_pool(create_app(settings)) as app:
 
@@ -224,7 +232,7 @@ def test_a_statement_that_runs_past_its_time_is_refused_as_busy(database_url: st
 
 
 @on_sqlite
-def test_a_full_disk_is_507_and_what_was_written_stays(app: Flask, client: FlaskClient) -> None:
+def test_full_disk_returns_507_and_keeps_earlier_writes(app: Flask, client: FlaskClient) -> None:
     with app.app_context():
         pages = db.session.scalar(text("PRAGMA page_count"))
         db.session.remove()
@@ -232,42 +240,42 @@ def test_a_full_disk_is_507_and_what_was_written_stays(app: Flask, client: Flask
         limit = f"PRAGMA max_page_count={pages + 4}"
         event.listen(db.engine, "connect", lambda connection, _record: connection.execute(limit))
     answers = [client.post("/categories", json={"name": f"{n}", "description": "x" * 500}) for n in range(100)]
-    refused = [answer for answer in answers if answer.status_code != 201]
-    assert refused
-    for answer in refused:
+    rejected = [answer for answer in answers if answer.status_code != 201]
+    assert rejected
+    for answer in rejected:
         assert assert_envelope(answer, 507, "a full disk") == "storage_full"
     listed = client.get("/categories?limit=1000").get_json()
-    assert len(listed) == len(answers) - len(refused)
+    assert len(listed) == len(answers) - len(rejected)
 
 
-# Refusals of the database's own.
+# Violated constraints.
 
 
-def a_contra_row(client: FlaskClient) -> None:
+def create_reversal(client: FlaskClient) -> None:
     assert client.post("/transactions/3/reversal").status_code == 201
 
 
-def a_movement_with_a_key(client: FlaskClient) -> None:
+def create_movement_with_key(client: FlaskClient) -> None:
     sale = {"product_id": 1, "transaction_type": "sale", "quantity": 1}
     assert client.post("/transactions", json=sale, headers={"Idempotency-Key": "k"}).status_code == 201
 
 
-def a_batch_with_a_key(client: FlaskClient) -> None:
+def create_batch_with_key(client: FlaskClient) -> None:
     lines = [{"product_id": 1, "transaction_type": "sale", "quantity": 1}]
     assert client.post("/transactions/batch", json=lines, headers={"Idempotency-Key": "k"}).status_code == 201
 
 
-# For each constraint that has an answer: how its newest row comes about, and what else its copy has to change.
+# For each mapped constraint: how to create its newest row, and what else a copy of that row must change.
 VIOLATIONS: dict[str, tuple[Callable[[FlaskClient], Any], dict[str, Any]]] = {
     "uq_categories_name_folded": (category, {"id": 1_000}),
     "uq_products_sku_folded": (product, {"id": 1_000}),
-    "uq_transactions_reverses_id": (a_contra_row, {"id": 1_000, "seq": 1_000}),
-    "uq_transactions_idempotency_key_client": (a_movement_with_a_key, {"id": 1_000, "seq": 1_000}),
-    "uq_batches_idempotency_key_client": (a_batch_with_a_key, {"id": str(uuid4())}),
+    "uq_transactions_reverses_id": (create_reversal, {"id": 1_000, "seq": 1_000}),
+    "uq_transactions_idempotency_key_client": (create_movement_with_key, {"id": 1_000, "seq": 1_000}),
+    "uq_batches_idempotency_key_client": (create_batch_with_key, {"id": str(uuid4())}),
 }
 
 
-def test_every_constraint_with_an_answer_is_one_of_the_database(app: Flask) -> None:
+def test_every_mapped_constraint_exists_in_the_database(app: Flask) -> None:
     with app.app_context():
         found = inspect(db.engine)
         constraints = {
@@ -279,7 +287,7 @@ def test_every_constraint_with_an_answer_is_one_of_the_database(app: Flask) -> N
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_a_violated_constraint_is_answered_by_its_name(app: Flask, client: FlaskClient, name: str) -> None:
+def test_violated_constraint_returns_its_mapped_error(app: Flask, client: FlaskClient, name: str) -> None:
     make_row, changes = VIOLATIONS[name]
     table = Base.metadata.tables[name.split("_")[1]]
 
@@ -300,22 +308,20 @@ def test_a_violated_constraint_is_answered_by_its_name(app: Flask, client: Flask
 
 
 @pytest.mark.parametrize(
-    ("path", "facts", "slug"),
+    ("path", "fields", "slug"),
     [
         ("/categories", {"name": "Nuts"}, "duplicate_category"),
         ("/products", {"sku": "NUT-8", "name": "Nut", "price": 1, "category_id": 1}, "duplicate_sku"),
     ],
     ids=["category", "product"],
 )
-def test_of_twins_created_at_once_one_is_made_and_the_others_are_refused(
-    server: Gunicorn, path: str, facts: dict[str, Any], slug: str
-) -> None:
+def test_concurrent_duplicates_are_created_once(server: Gunicorn, path: str, fields: dict[str, Any], slug: str) -> None:
     with HttpClient(server.url) as client:
         assert client.post("/categories", {"name": "Bolts"}).status == 201
 
     def create() -> tuple[int, str | None]:
         with HttpClient(server.url) as client:
-            answer = client.post(path, facts)
+            answer = client.post(path, fields)
             return answer.status, answer.json.get("error")
 
     answers = at_once(create, 8)

@@ -7,13 +7,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Index, UniqueConstraint, text
+from sqlalchemy import Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from inventory import MIGRATIONS, create_app
 from inventory.database.base import Base, db
-from tests.builders import assert_ledger_is_sound, body, nothing_changes, product, refusal, transaction
+from tests.builders import assert_ledger_is_consistent, body, error_of, listed, nothing_changes, product, transaction
+from tests.pollers import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
-WITHOUT_EFFECT = {("0003", "postgresql")}  # what it forbids is SQLite's own
+WITHOUT_EFFECT = {("0003", "postgresql")}  # it concerns only SQLite
 Structure = list[tuple[str, str, Any]]  # kind, name, and the lines of the definition
 STRUCTURE = {
     "sqlite": "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'",
@@ -58,7 +59,7 @@ def downgrade(app: Flask, revision: str = "-1") -> None:
 
 
 def structure(app: Flask) -> Structure:
-    """Everything that migrations make, as the database describes it."""
+    """Everything that migrations create, as described by the database."""
     with app.app_context(), db.engine.connect() as connection:
         found = connection.execute(text(STRUCTURE[connection.dialect.name]))
         return sorted(
@@ -75,19 +76,20 @@ def stock_up(app: Flask) -> None:
     transaction(client, bolt["id"], "sale", 3, reference="INV-1")
 
 
-def test_the_way_back_and_forth_below_a_ledger_keeps_data_and_structure(fresh: Flask) -> None:
+def test_downgrade_and_upgrade_keep_ledger_data_and_schema(fresh: Flask) -> None:
     upgrade(fresh)
     before = structure(fresh)
     stock_up(fresh)
-    with nothing_changes(fresh):
+    with nothing_changes(fresh, but="product_changes"):  # which starts anew
         downgrade(fresh, REVISIONS[0])
         assert structure(fresh) != before
         upgrade(fresh)
     assert structure(fresh) == before
-    assert_ledger_is_sound(fresh)
+    assert_ledger_is_consistent(fresh)
 
 
-def test_every_step_back_undoes_exactly_its_step_forth(fresh: Flask, engine_name: str) -> None:
+@pytest.mark.slow
+def test_each_downgrade_reverts_its_upgrade(fresh: Flask, engine_name: str) -> None:
     stages = {}
     for revision in REVISIONS:
         stages[revision] = structure(fresh)
@@ -99,7 +101,17 @@ def test_every_step_back_undoes_exactly_its_step_forth(fresh: Flask, engine_name
         assert structure(fresh) == stages[revision]
 
 
-def test_all_the_way_back_leaves_nothing_and_forth_again_everything(fresh: Flask) -> None:
+def test_upgrade_adds_existing_products_to_the_feed(fresh: Flask) -> None:
+    upgrade(fresh, "0004")
+    stock_up(fresh)
+    upgrade(fresh)
+    client = fresh.test_client()
+    poller = Poller(client, "/products/feed")
+    poller.poll_until(1)
+    assert poller.seen == listed(client.get("/products"))
+
+
+def test_downgrade_to_base_and_upgrade_recreate_the_schema(fresh: Flask) -> None:
     upgrade(fresh)
     everything = structure(fresh)
     downgrade(fresh, "base")
@@ -107,10 +119,10 @@ def test_all_the_way_back_leaves_nothing_and_forth_again_everything(fresh: Flask
     upgrade(fresh)
     assert structure(fresh) == everything
     stock_up(fresh)
-    assert_ledger_is_sound(fresh)
+    assert_ledger_is_consistent(fresh)
 
 
-def test_upgrade_of_what_is_up_to_date_changes_nothing(fresh: Flask) -> None:
+def test_upgrade_at_head_changes_nothing(fresh: Flask) -> None:
     upgrade(fresh)
     stock_up(fresh)
     before = structure(fresh)
@@ -119,7 +131,7 @@ def test_upgrade_of_what_is_up_to_date_changes_nothing(fresh: Flask) -> None:
     assert structure(fresh) == before
 
 
-def test_way_back_is_refused_while_the_ledger_has_rows_and_keeps_everything(fresh: Flask) -> None:
+def test_downgrade_refused_with_ledger_rows(fresh: Flask) -> None:
     upgrade(fresh)
     before = structure(fresh)
     stock_up(fresh)
@@ -128,7 +140,16 @@ def test_way_back_is_refused_while_the_ledger_has_rows_and_keeps_everything(fres
     assert structure(fresh) == before
 
 
-def test_migration_that_fails_leaves_nothing_behind(fresh: Flask) -> None:
+def test_downgrade_refused_with_stored_responses(fresh: Flask) -> None:
+    upgrade(fresh, "0006")
+    client = fresh.test_client()
+    bolt = product(client)["id"]
+    client.put(f"/products/{bolt}", json={"quantity_on_hand": 4}, headers={"Idempotency-Key": "k"})
+    with nothing_changes(fresh), pytest.raises(SystemExit, match="stored responses to requests with a key"):
+        downgrade(fresh)
+
+
+def test_failed_migration_is_rolled_back(fresh: Flask) -> None:
     upgrade(fresh, REVISIONS[0])
     with fresh.app_context(), db.engine.begin() as connection:
         connection.execute(text("CREATE INDEX ix_transactions_created_at_id ON transactions (id)"))
@@ -138,27 +159,25 @@ def test_migration_that_fails_leaves_nothing_behind(fresh: Flask) -> None:
     assert structure(fresh) == before
 
 
-def test_migrations_written_out_as_sql_make_the_same(
-    fresh: Flask, app: Flask, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_offline_sql_creates_the_same_schema(fresh: Flask, app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
     upgrade(fresh, sql=True)
     script = capsys.readouterr().out
     assert structure(fresh) == []
     with fresh.app_context(), db.engine.begin() as connection:
         for statement in script.split(";\n\n"):
             if statement.strip() not in {"", "BEGIN", "COMMIT"}:
-                connection.exec_driver_sql(statement.strip().replace("%", "%%"))
+                connection.execute(text(statement.strip().replace(":", r"\:")))
     assert structure(fresh) == structure(app)
 
 
-def test_models_do_not_differ_from_the_migrated_tables(app: Flask) -> None:
+def test_models_match_the_migrated_tables(app: Flask) -> None:
     with app.app_context(), db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_models_by_themselves_would_make_the_same_tables(fresh: Flask, app: Flask) -> None:
-    """Also what Alembic's comparison leaves out: CHECK constraints, defaults, collations, names."""
+def test_models_create_the_same_tables_as_migrations(fresh: Flask, app: Flask) -> None:
+    """Also compares what Alembic ignores: CHECK constraints, defaults, collations, names."""
     with fresh.app_context(), db.engine.begin() as connection:
         for table in Base.metadata.sorted_tables:
             connection.execute(CreateTable(table))
@@ -175,23 +194,23 @@ def test_models_by_themselves_would_make_the_same_tables(fresh: Flask, app: Flas
     assert tables_and_indexes(fresh) == tables_and_indexes(app)
 
 
-def test_every_foreign_key_is_served_by_an_index() -> None:
+def test_every_foreign_key_has_an_index() -> None:
     tables = Base.metadata.sorted_tables
     first_columns = {
         (table.name, next(iter(part.columns)).name)
         for table in tables
         for part in [*table.indexes, *table.constraints]
-        if isinstance(part, Index | UniqueConstraint)
+        if isinstance(part, Index | UniqueConstraint | PrimaryKeyConstraint)
     }
     keys = {(key.parent.table.name, key.parent.name) for table in tables for key in table.foreign_keys}
     assert keys <= first_columns
 
 
-def test_health_says_how_far_the_database_is_migrated(fresh: Flask) -> None:
+def test_health_reports_the_database_revision(fresh: Flask) -> None:
     client = fresh.test_client()
     for before, revision in zip([None, *REVISIONS], REVISIONS, strict=False):
         answer = client.get("/health")
-        assert refusal(answer) == (503, "database_unavailable")
+        assert error_of(answer) == (503, "database_unavailable")
         assert body(answer)["details"] == {"revision": before, "head": REVISIONS[-1]}
         upgrade(fresh, revision)
     answer = client.get("/health")

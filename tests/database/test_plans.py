@@ -1,4 +1,4 @@
-"""Every list is served by an index: its rows are found and already in order, however many there are."""
+"""Query plans: every list is read from an index, without a sort."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from inventory.models.category import Category
 from inventory.models.product import Product
 from inventory.models.transaction import Batch, Transaction
 from tests.builders import listed
+from tests.conftest import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.environments import Environments
+
 START = datetime(2024, 1, 1, tzinfo=UTC)
-# What is asked for where many rows answer, and the index that has them in order.
+# Queries that match many rows, and the index that returns them in order.
 IN_ORDER = {
     "/products?sort=name&limit=20": "ix_products_name_folded_id",
     "/products?sort=-name&limit=20": "ix_products_name_folded_id",
@@ -39,8 +42,14 @@ IN_ORDER = {
     "/transactions?reference=STANDING&limit=20": "ix_transactions_reference_created_at_id",
     "/transactions?batch_id=large&limit=20": "ix_transactions_batch_id_created_at_id",
 }
-# Where few rows answer, or the key is unique, a sort of what was found costs nothing.
+# Where few rows match, or the key is unique, sorting them costs nothing.
 FOUND = {
+    f"/products?{'&'.join(f'sku=SKU-{number}' for number in range(100, 110))}": (
+        "uq_products_sku_folded|sqlite_autoindex_products_1"
+    ),
+    f"/products?{'&'.join(f'id={number}' for number in range(100, 200))}": "pk_products|INTEGER PRIMARY KEY",
+    f"/transactions?{'&'.join(f'id={number}' for number in range(100, 200))}": "pk_transactions|INTEGER PRIMARY KEY",
+    f"/transactions?{'&'.join(f'sku=SKU-{number}' for number in range(100, 200))}": "ix_transactions_",
     "/transactions?sku=SKU-7": "ix_transactions_product_id_created_at_id",
     "/products?category_id=7": "ix_products_category_id_id",
     "/transactions?reference=INV-77": "ix_transactions_reference_created_at_id",
@@ -51,11 +60,19 @@ FOUND = {
 }
 SORT = re.compile(r"USE TEMP B-TREE FOR ORDER BY|-> +Sort ")
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture
-def warehouse(app: Flask, client: FlaskClient) -> FlaskClient:
-    """4,000 products and 20,000 movements, and what planners want to know of them."""
-    moments = [START + timedelta(minutes=number) for number in range(20_000)]
+
+@pytest.fixture(scope="module", params=ENGINES)
+def app(request: pytest.FixtureRequest, environments: dict[str, Environments]) -> Iterator[Flask]:
+    with environments[request.param].one() as environment:
+        yield environment.app
+
+
+@pytest.fixture(scope="module")
+def warehouse(app: Flask) -> FlaskClient:
+    """4,000 products and 20,000 movements, with planner statistics."""
+    timestamps = [START + timedelta(minutes=number) for number in range(20_000)]
     with app.app_context():
         db.session.execute(insert(Category), [{"name": name, "name_folded": name} for name in map(str, range(20))])
         db.session.execute(
@@ -68,22 +85,22 @@ def warehouse(app: Flask, client: FlaskClient) -> FlaskClient:
                     "name_folded": f"product {number}",
                     "price": number,
                     "category_id": 7 if number % 100 == 0 else number % 6 + 1,
-                    "created_at": moments[number],
-                    "updated_at": moments[number],
+                    "created_at": timestamps[number],
+                    "updated_at": timestamps[number],
                 }
                 for number in range(1, 4_001)
             ],
         )
         db.session.execute(insert(Batch), [{"id": name, "kind": "batch"} for name in ("small", "large")])
-        db.session.execute(insert(Transaction), [movement(number, moments[number]) for number in range(20_000)])
+        db.session.execute(insert(Transaction), [movement(number, timestamps[number]) for number in range(20_000)])
         db.session.commit()
         with db.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.exec_driver_sql("ANALYZE")
-    return client
+    return app.test_client()
 
 
-def movement(number: int, moment: datetime) -> dict[str, Any]:
-    """One in 66 is of the product, reason, reference and batch that the tests ask for."""
+def movement(number: int, timestamp: datetime) -> dict[str, Any]:
+    """One in 66 has the product, reason, reference and batch that the tests query."""
     wanted = number % 66 == 0
     product_id = 7 if wanted else number % 1_000 + 1
     return {
@@ -98,13 +115,13 @@ def movement(number: int, moment: datetime) -> dict[str, Any]:
         "reference": "STANDING" if wanted else f"INV-{number // 5}",
         "batch_id": "large" if wanted else ("small" if number < 20 else None),
         "xid": 0,
-        "created_at": moment,
+        "created_at": timestamp,
     }
 
 
 @contextmanager
 def plans_of(app: Flask) -> Iterator[list[str]]:
-    """Collects the plan of every ordered SELECT that is run."""
+    """Collects the query plan of every ordered SELECT."""
     plans: list[str] = []
 
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
@@ -116,12 +133,14 @@ def plans_of(app: Flask) -> Iterator[list[str]]:
     with app.app_context():
         engine = db.engine
     event.listen(engine, "after_cursor_execute", explain)
-    yield plans
-    event.remove(engine, "after_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        event.remove(engine, "after_cursor_execute", explain)
 
 
 def plans_for(app: Flask, client: FlaskClient, address: str) -> str:
-    """How the rows at an address and at its next page are found."""
+    """The query plans of a list and its next page."""
     with plans_of(app) as plans:
         answer = client.get(address)
         assert answer.status_code == 200
@@ -130,20 +149,30 @@ def plans_for(app: Flask, client: FlaskClient, address: str) -> str:
     return "\n\n".join([address, *plans])
 
 
-def test_lists_are_read_from_an_index_that_has_them_in_order(app: Flask, warehouse: FlaskClient) -> None:
+def test_lists_are_read_in_order_from_an_index(app: Flask, warehouse: FlaskClient) -> None:
     for address, index in IN_ORDER.items():
         found = plans_for(app, warehouse, address)
         assert found.count("\n\n") == found.count(index) > 0, found
         assert not SORT.search(found), found
 
 
-def test_few_rows_are_found_by_an_index(app: Flask, warehouse: FlaskClient) -> None:
+@pytest.mark.parametrize("query", ["limit=20", "after=now"])
+def test_feeds_are_read_in_order_from_an_index(app: Flask, warehouse: FlaskClient, query: str) -> None:
+    for feed, index in {"products": "ix_product_changes_xid_id", "transactions": "ix_transactions_xid_id"}.items():
+        with plans_of(app) as plans:
+            listed(warehouse.get(f"/{feed}/feed?{query}"))
+        (plan,) = plans
+        assert index in plan, plan
+        assert not SORT.search(plan), plan
+
+
+def test_selective_filters_use_an_index(app: Flask, warehouse: FlaskClient) -> None:
     for address, index in FOUND.items():
         found = plans_for(app, warehouse, address)
         assert re.search(index, found), found
 
 
-def test_page_deep_in_a_list_begins_where_the_last_one_ended(app: Flask, warehouse: FlaskClient) -> None:
+def test_deep_page_seeks_to_its_cursor(app: Flask, warehouse: FlaskClient) -> None:
     for address in ("/transactions?skip=15000", "/transactions/product/7?skip=150", "/products?sort=name&skip=800"):
         following = re.search('<([^>]+)>; rel="next"', warehouse.get(address).headers["Link"])
         assert following

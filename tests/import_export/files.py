@@ -1,4 +1,4 @@
-"""Sends product files and reads what exports answer."""
+"""Sends product files and reads exports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
 COLUMNS = "sku,name,description,price,cost,quantity_on_hand,reorder_point,location,category,is_active"
+EXPORTED = f"{COLUMNS},expected_quantity"
 NEW = "sku,name,price,category\n"
 
 
@@ -24,21 +25,21 @@ def send(client: FlaskClient, file: str | bytes, content_type: str = "text/csv",
 
 
 def import_file(client: FlaskClient, file: str | bytes, **query: str) -> dict[str, Any]:
-    """Import a file that is sound; what the service counted."""
+    """Import a valid file. Returns the counts in the response."""
     response = send(client, file, **query)
     assert response.status_code == 200, response.text
     return body(response)
 
 
 def problems(client: FlaskClient, file: str | bytes, **query: str) -> list[tuple[int, str | None]]:
-    """Import a file that is not sound; row and column of each problem in the order reported."""
+    """Import an invalid file. Returns row and column of each error, in the order reported."""
     response = send(client, file, **query)
     assert (response.status_code, body(response)["error"]) == (422, "import_invalid"), response.text
     return [(problem["row"], problem["column"]) for problem in body(response)["details"]["errors"]]
 
 
 def message(client: FlaskClient, file: str | bytes, **query: str) -> str:
-    """What is said about the only problem of a file."""
+    """The message of the only error in a file."""
     (problem,) = body(send(client, file, **query))["details"]["errors"]
     text: str = problem["message"]
     return text
@@ -51,7 +52,7 @@ def only_product(client: FlaskClient) -> dict[str, Any]:
 
 
 def exported(client: FlaskClient, path: str = "/export/products") -> list[dict[str, str]]:
-    """A CSV export's rows, cells as they stand in the file."""
+    """The rows of a CSV export; cells are not parsed."""
     response = client.get(path)
     assert response.status_code == 200, response.text
     return list(csv.DictReader(io.StringIO(response.get_data(as_text=True), newline="")))

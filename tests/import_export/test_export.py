@@ -1,4 +1,4 @@
-"""/export, after the contract."""
+"""The export endpoints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inventory.database.base import db
-from inventory.import_export import service
-from tests.builders import assert_ledger_is_sound, body, category, product, transaction
+from inventory.import_export import exporter
+from tests.builders import assert_ledger_is_consistent, body, category, product, transaction
 from tests.clients import HttpClient
-from tests.import_export.files import COLUMNS, NEW, exported, import_file, json_lines
+from tests.import_export.files import EXPORTED, NEW, exported, import_file, json_lines
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -25,7 +25,7 @@ LEDGER_COLUMNS = (
     "id,product_id,sku,transaction_type,quantity,delta,balance_after,seq,reason,reference,notes,"
     "reverses_id,batch_id,actor,created_at"
 )
-NASTY = [
+DIFFICULT = [
     "=1+1",
     "+1",
     "-1",
@@ -56,10 +56,10 @@ def pages(client: FlaskClient, path: str) -> list[dict[str, Any]]:
     return found
 
 
-# What is in them
+# Content
 
 
-def test_products_are_written_in_the_columns_that_the_import_reads(client: FlaskClient) -> None:
+def test_product_export_uses_import_columns(client: FlaskClient) -> None:
     tools = category(client, name="Tools")
     product(
         client,
@@ -77,11 +77,11 @@ def test_products_are_written_in_the_columns_that_the_import_reads(client: Flask
     product(client, sku="B", name="Axe", price=1, category_id=tools["id"])
     response = client.get("/export/products")
     assert response.get_data() == (
-        f"{COLUMNS}\r\nA-1,Saw,Long,13.75,2.125,7,3,B-1,Tools,false\r\nB,Axe,,1.00,,0,10,,Tools,true\r\n".encode()
+        f"{EXPORTED}\r\nA-1,Saw,Long,13.75,2.125,7,3,B-1,Tools,false,7\r\nB,Axe,,1.00,,0,10,,Tools,true,0\r\n".encode()
     )
 
 
-def test_the_price_list_has_its_own_columns_and_only_active_products(client: FlaskClient) -> None:
+def test_price_list_has_own_columns_and_only_active_products(client: FlaskClient) -> None:
     product(client, sku="A", name="Saw", price=13.75, quantity_on_hand=7, reorder_point=3)
     product(client, sku="B", name="Axe", price=1, is_active=False)
     product(client, sku="-C", name="=Hat, red", price=0.5)
@@ -91,7 +91,7 @@ def test_the_price_list_has_its_own_columns_and_only_active_products(client: Fla
     )
 
 
-def test_the_ledger_is_written_row_by_row_in_the_order_in_which_it_grew(client: FlaskClient) -> None:
+def test_transaction_export_lists_rows_in_ledger_order(client: FlaskClient) -> None:
     bolt, nut = (product(client, sku=sku, quantity_on_hand=10) for sku in ("BOLT", "NUT"))
     transaction(client, bolt["id"], "sale", 4, reference="INV-1", notes="=1+1")
     transaction(client, nut["id"], "purchase", 2)
@@ -108,7 +108,7 @@ def test_the_ledger_is_written_row_by_row_in_the_order_in_which_it_grew(client: 
     assert (rows[2]["reference"], rows[2]["notes"], rows[2]["reason"]) == ("INV-1", "'=1+1", "")
 
 
-def test_json_lines_are_the_objects_of_the_lists(client: FlaskClient) -> None:
+def test_jsonl_export_matches_list_endpoints(client: FlaskClient) -> None:
     bolt = product(client, sku="=BOLT", name="'Bolt", price=1.5, quantity_on_hand=10)
     product(client, is_active=False)
     transaction(client, bolt["id"], "sale", 4, notes="two\nlines")
@@ -116,16 +116,16 @@ def test_json_lines_are_the_objects_of_the_lists(client: FlaskClient) -> None:
     assert json_lines(client, "/export/transactions?format=jsonl") == pages(client, "/transactions?sort=id")
 
 
-def test_without_rows_an_export_is_its_heading_or_nothing(client: FlaskClient) -> None:
-    assert client.get("/export/products").text == f"{COLUMNS}\r\n"
+def test_export_without_rows_is_csv_header_or_empty_jsonl(client: FlaskClient) -> None:
+    assert client.get("/export/products").text == f"{EXPORTED}\r\n"
     assert client.get("/export/transactions").text == f"{LEDGER_COLUMNS}\r\n"
     assert client.get("/export/products-csv").text == "SKU,Name,Price,Quantity,Reorder Point\r\n"
     assert client.get("/export/products?format=jsonl").text == ""
     assert client.get("/export/transactions?format=jsonl").text == ""
 
 
-def test_every_row_is_exported_once_however_many_chunks_they_fill(client: FlaskClient) -> None:
-    skus = [f"S{number}" for number in range(2 * service.CHUNK + 1)]
+def test_export_of_several_chunks_contains_every_row_once(client: FlaskClient) -> None:
+    skus = [f"S{number}" for number in range(2 * exporter.CHUNK + 1)]
     import_file(client, NEW + "".join(f"{sku},Bolt,1,C\n" for sku in skus))
     assert [row["sku"] for row in exported(client)] == skus
     assert [row["sku"] for row in json_lines(client, "/export/products?format=jsonl")] == skus
@@ -143,19 +143,19 @@ def test_every_row_is_exported_once_however_many_chunks_they_fill(client: FlaskC
         ("/export/transactions?format=jsonl", "application/x-ndjson", "transactions.jsonl"),
     ],
 )
-def test_a_browser_saves_an_export_under_a_name(client: FlaskClient, path: str, media_type: str, name: str) -> None:
+def test_export_sets_content_type_and_file_name(client: FlaskClient, path: str, media_type: str, name: str) -> None:
     response = client.get(path)
     assert response.headers["Content-Type"] == media_type
     assert response.headers["Content-Disposition"] == f'attachment; filename="{name}"'
     response.close()
 
 
-# The way back
+# Round trip
 
 
-@pytest.mark.parametrize("start", range(0, len(NASTY), 8))
-def test_nasty_texts_come_back_as_they_were(app: Flask, client: FlaskClient, start: int) -> None:
-    for number, text in enumerate(NASTY[start : start + 8]):
+@pytest.mark.parametrize("start", range(0, len(DIFFICULT), 8))
+def test_difficult_text_survives_export_and_import(app: Flask, client: FlaskClient, start: int) -> None:
+    for number, text in enumerate(DIFFICULT[start : start + 8]):
         home = category(client, name=text)
         product(
             client,
@@ -177,14 +177,15 @@ def test_nasty_texts_come_back_as_they_were(app: Flask, client: FlaskClient, sta
         changes = {"name": "x", "description": None, "location": None, "price": 1, "quantity_on_hand": 99}
         assert client.patch(f"/products/{item['id']}", json=changes).status_code == 200
     assert import_file(client, file)["updated"] == len(before)
-    own = ("sku", "name", "description", "location", "price", "quantity_on_hand", "category_id")
+    fields = ("sku", "name", "description", "location", "price", "category_id")
     after = pages(client, "/products?limit=1000")
-    assert [[item[name] for name in own] for item in after] == [[item[name] for name in own] for item in before]
-    assert_ledger_is_sound(app)
+    assert {item["quantity_on_hand"] for item in after} == {99}
+    assert [[item[name] for name in fields] for item in after] == [[item[name] for name in fields] for item in before]
+    assert_ledger_is_consistent(app)
 
 
-def test_no_cell_of_text_begins_a_formula_and_numbers_stay_numbers(client: FlaskClient) -> None:
-    for text in NASTY:
+def test_csv_export_quotes_formulas_but_not_numbers(client: FlaskClient) -> None:
+    for text in DIFFICULT:
         found = product(client, sku=text, name=text, quantity_on_hand=5)
         transaction(client, found["id"], "sale", 1, reference=text, notes=text)
     products, ledger = exported(client), exported(client, "/export/transactions")
@@ -215,7 +216,7 @@ def test_no_cell_of_text_begins_a_formula_and_numbers_stay_numbers(client: Flask
         ("search=", ["A", "B", "C"]),
     ],
 )
-def test_products_are_narrowed_as_their_list_is(client: FlaskClient, query: str, skus: list[str]) -> None:
+def test_product_export_filters_match_product_list(client: FlaskClient, query: str, skus: list[str]) -> None:
     product(client, sku="A", name="Saw", price=1, quantity_on_hand=30)
     product(client, sku="B", name="Jigsaw", price=2, quantity_on_hand=5)
     product(client, sku="C", name="Hat", price=3, quantity_on_hand=0, is_active=False)
@@ -224,7 +225,7 @@ def test_products_are_narrowed_as_their_list_is(client: FlaskClient, query: str,
     assert [row["sku"] for row in json_lines(client, f"/export/products?format=jsonl&{query}")] == skus
 
 
-def test_products_are_narrowed_by_their_category(client: FlaskClient) -> None:
+def test_product_export_filters_by_category(client: FlaskClient) -> None:
     wanted = product(client)
     product(client)
     rows = exported(client, f"/export/products?category_id={wanted['category_id']}")
@@ -244,7 +245,7 @@ def test_products_are_narrowed_by_their_category(client: FlaskClient) -> None:
         "batch_id=none",
     ],
 )
-def test_the_ledger_is_narrowed_as_its_list_is(client: FlaskClient, query: str) -> None:
+def test_transaction_export_filters_match_transaction_list(client: FlaskClient, query: str) -> None:
     bolt, nut = (product(client, sku=sku, quantity_on_hand=10) for sku in ("BOLT", "NUT"))
     transaction(client, bolt["id"], "sale", 4, reference="INV-1")
     transaction(client, nut["id"], "sale", 1, reference="INV-1")
@@ -270,12 +271,12 @@ def test_the_ledger_is_narrowed_as_its_list_is(client: FlaskClient, query: str) 
         "/export/products?format=csv&format=jsonl",
     ],
 )
-def test_an_unknown_parameter_or_value_is_refused(client: FlaskClient, path: str) -> None:
+def test_export_rejects_unknown_parameters_and_values(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert (response.status_code, body(response)["error"]) == (422, "validation_error")
 
 
-# One snapshot, and what it holds on to
+# Snapshots and connections
 
 
 def many_products(client: FlaskClient, count: int, *, stock: int = 0, description: str = "") -> None:
@@ -284,13 +285,13 @@ def many_products(client: FlaskClient, count: int, *, stock: int = 0, descriptio
 
 
 @pytest.mark.parametrize("file_format", ["csv", "jsonl"])
-def test_an_export_shows_one_moment_whatever_is_written_while_it_runs(
+def test_product_export_is_one_snapshot_despite_concurrent_writes(
     app: Flask, client: FlaskClient, file_format: str
 ) -> None:
-    count = 3 * service.CHUNK
+    count = 3 * exporter.CHUNK
     many_products(client, count)
     with app.app_context():
-        parts = service.export_products({}, file_format)
+        parts = exporter.export_products({}, file_format)
         first = b"".join(islice(parts, 2 if file_format == "csv" else 1))
         last = pages(client, f"/products?sku=S{count - 1}")[0]
         transaction(client, last["id"], "purchase", 5)
@@ -303,61 +304,63 @@ def test_an_export_shows_one_moment_whatever_is_written_while_it_runs(
     assert content.count(",0," if file_format == "csv" else '"quantity_on_hand":0,') == count
 
 
-def test_the_ledgers_export_shows_one_moment_too(app: Flask, client: FlaskClient) -> None:
-    many_products(client, 2 * service.CHUNK, stock=5)
+def test_transaction_export_is_one_snapshot_despite_concurrent_sale(app: Flask, client: FlaskClient) -> None:
+    many_products(client, 2 * exporter.CHUNK, stock=5)
     with app.app_context():
-        parts = service.export_transactions({}, "jsonl")
+        parts = exporter.export_transactions({}, "jsonl")
         first = next(parts)
         transaction(client, pages(client, "/products?limit=1")[0]["id"], "sale", 5)
         rows = [json.loads(line) for line in (first + b"".join(parts)).splitlines()]
     assert {row["reason"] for row in rows} == {"opening"}
-    assert len(rows) == 2 * service.CHUNK
+    assert len(rows) == 2 * exporter.CHUNK
 
 
-def test_an_export_is_read_from_the_database_as_it_is_sent(app: Flask, client: FlaskClient) -> None:
-    many_products(client, 4 * service.CHUNK)
+def test_export_streams_rows_in_chunks(app: Flask, client: FlaskClient) -> None:
+    many_products(client, 4 * exporter.CHUNK)
     with app.app_context():
-        parts = [part.count(b"\n") for part in service.export_products({}, "csv")]
-    assert parts == [1] + 4 * [service.CHUNK]
+        parts = [part.count(b"\n") for part in exporter.export_products({}, "csv")]
+    assert parts == [1] + 4 * [exporter.CHUNK]
 
 
-def test_a_whole_export_gives_its_connection_back(app: Flask, client: FlaskClient) -> None:
+def test_completed_export_releases_connection(app: Flask, client: FlaskClient) -> None:
     product(client)
     for path in ("/export/products", "/export/products?format=jsonl", "/export/transactions", "/export/products-csv"):
-        assert client.get(path).status_code == 200
-    with app.app_context():
-        assert in_use() == 0
+        response = client.get(path)
+        assert (response.status_code, bool(response.data)) == (200, True)
+        with app.app_context():  # while the response still exists
+            assert checked_out_connections() == 0
 
 
-def test_an_export_broken_off_or_never_begun_gives_its_connection_back(app: Flask, client: FlaskClient) -> None:
-    many_products(client, 3 * service.CHUNK)
+def test_aborted_or_unstarted_export_releases_connection(app: Flask, client: FlaskClient) -> None:
+    many_products(client, 3 * exporter.CHUNK)
     with app.app_context():
         for file_format in ("csv", "jsonl"):
-            parts = service.export_products({}, file_format)
+            parts = exporter.export_products({}, file_format)
             next(parts)
-            assert in_use() == 1
+            assert checked_out_connections() == 1
             del parts
-            assert in_use() == 0
-    for _time in range(20):
+            assert checked_out_connections() == 0
+    for _attempt in range(20):
         assert client.head("/export/products").status_code == 200
     with app.app_context():
-        assert in_use() == 0
+        assert checked_out_connections() == 0
 
 
-def in_use() -> int:
-    """Connections that are out of the pool besides the session's own."""
+def checked_out_connections() -> int:
+    """Connections that are checked out of the pool, besides the session's own."""
     db.session.rollback()
     pool: Any = db.engine.pool
     count: int = pool.checkedout()
     return count
 
 
-def test_clients_that_hang_up_leave_the_server_able_to_answer(client: FlaskClient, server: Gunicorn) -> None:
-    # More than fits into the buffers between the two, so that the server is still sending when nobody listens.
-    count = 12 * service.CHUNK
+@pytest.mark.slow
+def test_export_to_disconnected_clients_leaks_no_connections(client: FlaskClient, server: Gunicorn) -> None:
+    # More than the socket buffers hold, so that the server is still sending when the client disconnects.
+    count = 12 * exporter.CHUNK
     many_products(client, count, description="x" * 1_000)
-    # More often than there are connections: none may be lost.
-    for _time in range(30):
+    # More clients than the pool has connections: none may be leaked.
+    for _attempt in range(30):
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             connection.sendall(b"GET /export/products?format=jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")

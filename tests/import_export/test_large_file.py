@@ -1,6 +1,6 @@
-"""Files larger than what a small machine would like to hold in memory, through the command line as users run it.
+"""Memory use of the import and export commands with large files.
 
-TEST_FILE_MEGABYTES sets their size.
+TEST_FILE_MEGABYTES sets the size of the files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import pytest
 from sqlalchemy import insert, select
 
 from inventory.categories import service as categories
-from inventory.database.base import count_rows, db, fold, unit_of_work
+from inventory.database.base import count_rows, db
+from inventory.database.types import fold
+from inventory.database.unit_of_work import unit_of_work
 from inventory.models.product import Product
 from inventory.transactions.service import PRODUCTS
 from tests.commands import flask
@@ -26,28 +28,28 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1024 * 1024
 SIZE = int(os.environ.get("TEST_FILE_MEGABYTES", "20")) * MEBIBYTE
-# Far below the larger file's size, and far above what a run differs from the next.
+# Far below the size of the large file, and far above the variation between runs.
 ALLOWED_GROWTH = 12 * MEBIBYTE
 DESCRIPTION = "A stainless bolt; hexagonal, with a collar. " * 20
 
+pytestmark = pytest.mark.slow
+
 
 def write_products(path: Path, size: int) -> int:
-    """Write a product file of about ``size`` bytes, a tenth of its rows with stock; the number of rows."""
+    """Write a product file of about ``size`` bytes, with stock in a tenth of its rows. Returns the number of rows."""
     rows = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{COLUMNS}\n")
         while file.tell() < size:
             for number in range(rows, rows + 100):
                 stock = number % 50 if number % 10 == 0 else 0
-                facts = f'Bolt {number},"{DESCRIPTION}",{number % 900 + 1}.25,0.5,{stock},10,A-{number % 100}'
-                file.write(f"SKU-{number:08},{facts},Category {number % 40},true\n")
+                cells = f'Bolt {number},"{DESCRIPTION}",{number % 900 + 1}.25,0.5,{stock},10,A-{number % 100}'
+                file.write(f"SKU-{number:08},{cells},Category {number % 40},true\n")
             rows += 100
     return rows
 
 
-def test_an_import_takes_no_more_memory_for_a_large_file_than_for_a_small_one(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_import_memory_is_independent_of_file_size(database_url: str, tmp_path: Path) -> None:
     small, large = tmp_path / "small.csv", tmp_path / "large.csv"
     write_products(small, MEBIBYTE)
     rows = write_products(large, SIZE)
@@ -60,17 +62,17 @@ def test_an_import_takes_no_more_memory_for_a_large_file_than_for_a_small_one(
 
 @unit_of_work
 def fill(count: int) -> None:
-    """Put products straight into their table: how they came in does not matter here, only that there are many."""
+    """Insert many products directly into their table."""
     category = categories.find_by_name("Bolts") or categories.create({"name": "Bolts"})
-    facts = {"name": "Bolt", "name_folded": "bolt", "description": DESCRIPTION, "price": 1, "category_id": category.id}
+    values = {"name": "Bolt", "name_folded": "bolt", "description": DESCRIPTION, "price": 1, "category_id": category.id}
     first = count_rows(select(Product.id))
     for start in range(first, first + count, 1_000):
         skus = [f"S{number}" for number in range(start, min(start + 1_000, first + count))]
-        db.session.execute(insert(PRODUCTS), [facts | {"sku": sku, "sku_folded": fold(sku)} for sku in skus])
+        db.session.execute(insert(PRODUCTS), [values | {"sku": sku, "sku_folded": fold(sku)} for sku in skus])
 
 
 @pytest.mark.parametrize("file_format", ["csv", "jsonl"])
-def test_an_export_takes_no_more_memory_for_many_rows_than_for_few(
+def test_export_memory_is_independent_of_row_count(
     app: Flask, database_url: str, tmp_path: Path, file_format: str
 ) -> None:
     file = tmp_path / "products"

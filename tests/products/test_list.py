@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.builders import category, listed, product, refused_fields, shelve, transaction
+from tests.builders import category, insert_products, invalid_fields, listed, product, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
-SHELF: list[dict[str, Any]] = [
+PRODUCTS: list[dict[str, Any]] = [
     {"sku": "BOLT-8", "name": "Bolt 8 mm", "price": 0.1, "quantity_on_hand": 10, "reorder_point": 10},
     {"sku": "BOLT-10", "name": "bolt 10 mm", "price": 0.2, "quantity_on_hand": 11, "reorder_point": 10},
     {"sku": "NUT-8", "name": "Nut for BOLT-8", "price": 0.2, "quantity_on_hand": 0, "reorder_point": 0},
@@ -23,7 +23,7 @@ SHELF: list[dict[str, Any]] = [
     {"sku": "OLD-1", "name": "Bolt, old", "price": 5, "quantity_on_hand": 1, "reorder_point": 5, "is_active": False},
     {"sku": "OLD-2", "name": "Rail, old", "price": 5, "quantity_on_hand": 1000, "is_active": False},
 ]
-# Query parameters, and beside each what it means said in Python. The first category holds the first three.
+# Query parameters, each with its meaning as a Python predicate. The first category has the first three products.
 FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "category_id=1": lambda row: row["category_id"] == 1,
     "category_id=2": lambda row: row["category_id"] == 2,
@@ -33,6 +33,8 @@ FILTERS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "search=bolt": lambda row: "bolt" in (row["name"] + row["sku"]).lower(),
     "search=8": lambda row: "8" in row["name"] + row["sku"],
     "search=STRASSE": lambda row: row["sku"] == "straße-1",
+    "id=2&id=1&id=99": lambda row: row["id"] in {1, 2},
+    "sku=none&sku=bolt-8&sku=STRASSE-1": lambda row: row["sku"] in {"BOLT-8", "straße-1"},
     "sku=bolt-8": lambda row: row["sku"] == "BOLT-8",
     "sku=STRASSE-1": lambda row: row["sku"] == "straße-1",
     "low_stock=true": lambda row: row["quantity_on_hand"] <= row["reorder_point"],
@@ -66,64 +68,66 @@ BAD_QUERIES = {
 
 
 @pytest.fixture
-def shelf(client: FlaskClient) -> list[dict[str, Any]]:
-    """The products above, as a list shows them."""
+def products(client: FlaskClient) -> list[dict[str, Any]]:
+    """Creates the products above. Returns them as a list shows them."""
     categories = [category(client)["id"] for _ in range(2)]
-    return [product(client, category_id=categories[number // 3], **facts) for number, facts in enumerate(SHELF)]
+    return [product(client, category_id=categories[number // 3], **fields) for number, fields in enumerate(PRODUCTS)]
 
 
 def skus(client: FlaskClient, query: str) -> list[str]:
     return [row["sku"] for row in listed(client.get(f"/products?{query}"))]
 
 
-def test_list_shows_every_product_by_id(client: FlaskClient, shelf: list[dict[str, Any]]) -> None:
-    assert listed(client.get("/products")) == shelf
+def test_list_returns_all_products_by_id(client: FlaskClient, products: list[dict[str, Any]]) -> None:
+    assert listed(client.get("/products")) == products
 
 
-def test_each_filter_alone_and_every_two_together(client: FlaskClient, shelf: list[dict[str, Any]]) -> None:
+def test_filters_alone_and_in_pairs(client: FlaskClient, products: list[dict[str, Any]]) -> None:
     chosen = [(name,) for name in FILTERS] + list(combinations(FILTERS, 2))
     queries = [names for names in chosen if len({name.partition("=")[0] for name in names}) == len(names)]
     found = {names: skus(client, "&".join(names)) for names in queries}
     assert found == {
-        names: [row["sku"] for row in shelf if all(FILTERS[name](row) for name in names)] for names in queries
+        names: [row["sku"] for row in products if all(FILTERS[name](row) for name in names)] for names in queries
     }
 
 
-def test_all_filters_together(client: FlaskClient, shelf: list[dict[str, Any]]) -> None:
+def test_all_filters_combined(client: FlaskClient, products: list[dict[str, Any]]) -> None:
     query = (
         "category_id=1&is_active=true&search=bolt&sku=bolt-8&low_stock=true&min_price=0.1&max_price=0.1"
-        f"&min_quantity=10&max_quantity=10&updated_since={quote(shelf[0]['updated_at'])}"
+        f"&min_quantity=10&max_quantity=10&updated_since={quote(products[0]['updated_at'])}"
     )
     assert skus(client, query) == ["BOLT-8"]
 
 
-def test_updated_since_follows_facts_and_stock_and_includes_its_moment(
-    client: FlaskClient, shelf: list[dict[str, Any]]
+def test_updated_since_is_inclusive_and_covers_fields_and_stock(
+    client: FlaskClient, products: list[dict[str, Any]]
 ) -> None:
-    client.patch(f"/products/{shelf[2]['id']}", json={"name": "New"})
-    transaction(client, shelf[1]["id"], "sale", 1)
-    moment = listed(client.get("/products?sku=nut-8"))[0]["updated_at"]
-    assert skus(client, f"updated_since={quote(moment)}") == ["BOLT-10", "NUT-8"]
-    later = datetime.fromisoformat(moment) + timedelta(microseconds=1)
+    client.patch(f"/products/{products[2]['id']}", json={"name": "New"})
+    transaction(client, products[1]["id"], "sale", 1)
+    updated_at = listed(client.get("/products?sku=nut-8"))[0]["updated_at"]
+    assert skus(client, f"updated_since={quote(updated_at)}") == ["BOLT-10", "NUT-8"]
+    later = datetime.fromisoformat(updated_at) + timedelta(microseconds=1)
     assert skus(client, f"updated_since={quote(later.isoformat())}") == ["BOLT-10"]
 
 
-def test_updated_since_takes_a_date_and_any_offset(client: FlaskClient, shelf: list[dict[str, Any]]) -> None:
-    moment = datetime.fromisoformat(shelf[3]["updated_at"])
-    abroad = (moment + timedelta(hours=5, minutes=30)).replace(tzinfo=None).isoformat()
-    naive = moment.replace(tzinfo=None).isoformat()
-    expected = skus(client, f"updated_since={quote(shelf[3]['updated_at'])}")
-    assert expected == [row["sku"] for row in shelf[3:]]
-    assert [skus(client, f"updated_since={form}") for form in (f"{abroad}%2B05:30", f"{abroad}+05:30", naive)] == [
+def test_updated_since_accepts_date_and_any_offset(client: FlaskClient, products: list[dict[str, Any]]) -> None:
+    updated_at = datetime.fromisoformat(products[3]["updated_at"])
+    shifted = (updated_at + timedelta(hours=5, minutes=30)).replace(tzinfo=None).isoformat()
+    naive = updated_at.replace(tzinfo=None).isoformat()
+    expected = skus(client, f"updated_since={quote(products[3]['updated_at'])}")
+    assert expected == [row["sku"] for row in products[3:]]
+    assert [skus(client, f"updated_since={form}") for form in (f"{shifted}%2B05:30", f"{shifted}+05:30", naive)] == [
         expected
     ] * 3
-    assert len(skus(client, f"updated_since={moment.date()}")) == len(shelf)
-    assert skus(client, f"updated_since={moment.date() + timedelta(days=2)}") == []
+    assert len(skus(client, f"updated_since={updated_at.date()}")) == len(products)
+    assert skus(client, f"updated_since={updated_at.date() + timedelta(days=2)}") == []
 
 
-def test_search_means_every_character_of_its_text(app: Flask, client: FlaskClient) -> None:
+def test_search_treats_special_characters_literally(app: Flask, client: FlaskClient) -> None:
     names = ["50% off", "50 off", "a_b", "axb", "a/b", "a\\b", "a'b", 'a"b', "a  b", "a*b", "a?b", "[ab]"]
-    shelve(app, category(client)["id"], [{"name": name, "sku": f"{number:03}"} for number, name in enumerate(names)])
+    insert_products(
+        app, category(client)["id"], [{"name": name, "sku": f"{number:03}"} for number, name in enumerate(names)]
+    )
     texts = ["0%", "%", "_", "a_b", "/", "\\", "'", '"', "  ", "*", "?", "[", "x%"]
     found = {
         text: [row["name"] for row in listed(client.get("/products", query_string={"search": text}))] for text in texts
@@ -131,9 +135,11 @@ def test_search_means_every_character_of_its_text(app: Flask, client: FlaskClien
     assert found == {text: [name for name in names if text in name] for text in texts}
 
 
-def test_search_folds_the_case_of_every_script(app: Flask, client: FlaskClient) -> None:
+def test_search_is_case_insensitive_in_every_script(app: Flask, client: FlaskClient) -> None:
     names = ["Straße", "STRASSE", "Σίσυφος", "ÄRMEL", "ﬁttings", "Ёлка", "İzmir", "ᏣᎳᎩ"]
-    shelve(app, category(client)["id"], [{"name": name, "sku": f"{number:03}"} for number, name in enumerate(names)])
+    insert_products(
+        app, category(client)["id"], [{"name": name, "sku": f"{number:03}"} for number, name in enumerate(names)]
+    )
     texts = {
         "strasse": ["Straße", "STRASSE"],
         "AßE": ["Straße", "STRASSE"],
@@ -151,53 +157,53 @@ def test_search_folds_the_case_of_every_script(app: Flask, client: FlaskClient) 
     assert found == texts
 
 
-def test_search_looks_into_name_and_sku_and_nowhere_else(client: FlaskClient) -> None:
+def test_search_matches_only_name_and_sku(client: FlaskClient) -> None:
     product(client, sku="needle-1", name="First")
     product(client, sku="B", name="Second Needle")
     product(client, sku="C", name="Third", description="needle", location="needle")
     assert skus(client, "search=needle") == ["needle-1", "B"]
 
 
-def test_empty_search_narrows_nothing(client: FlaskClient, shelf: list[dict[str, Any]]) -> None:
-    assert len(skus(client, "search=")) == len(shelf)
+def test_empty_search_returns_all_products(client: FlaskClient, products: list[dict[str, Any]]) -> None:
+    assert len(skus(client, "search=")) == len(products)
 
 
-@pytest.mark.usefixtures("shelf")
-def test_flags_are_read_in_words_and_digits(client: FlaskClient) -> None:
+@pytest.mark.usefixtures("products")
+def test_boolean_parameters_accept_words_and_digits(client: FlaskClient) -> None:
     active, inactive = skus(client, "is_active=true"), skus(client, "is_active=false")
     assert [skus(client, f"is_active={word}") for word in ("1", "yes", "TRUE", "True")] == [active] * 4
     assert [skus(client, f"is_active={word}") for word in ("0", "no", "FALSE")] == [inactive] * 3
 
 
-def test_query_that_cannot_be_meant_is_refused_by_name(client: FlaskClient) -> None:
+def test_invalid_query_parameter_is_rejected_by_name(client: FlaskClient) -> None:
     asked = [(name, value) for name, values in BAD_QUERIES.items() for value in values]
-    answers = {pair: refused_fields(client.get(f"/products?{pair[0]}={pair[1]}")) for pair in asked}
+    answers = {pair: invalid_fields(client.get(f"/products?{pair[0]}={pair[1]}")) for pair in asked}
     assert answers == {(name, value): {"query": {name}} for name, value in asked}
 
 
-def test_parameter_given_twice_is_refused(client: FlaskClient) -> None:
-    assert refused_fields(client.get("/products?sku=a&sku=b")) == {"query": {"sku"}}
+def test_repeated_query_parameter_is_rejected(client: FlaskClient) -> None:
+    assert invalid_fields(client.get("/products?search=a&search=b")) == {"query": {"search"}}
 
 
-def test_every_problem_of_a_query_is_named_at_once(client: FlaskClient) -> None:
+def test_all_query_errors_are_reported_together(client: FlaskClient) -> None:
     response = client.get("/products?limit=0&min_price=x&nmae=y")
-    assert refused_fields(response) == {"query": {"limit", "min_price", "nmae"}}
+    assert invalid_fields(response) == {"query": {"limit", "min_price", "nmae"}}
 
 
-def test_detail_takes_no_parameters(client: FlaskClient) -> None:
+def test_detail_rejects_unknown_query_parameter(client: FlaskClient) -> None:
     bolt = product(client)
-    assert refused_fields(client.get(f"/products/{bolt['id']}?expand=all")) == {"query": {"expand"}}
+    assert invalid_fields(client.get(f"/products/{bolt['id']}?expand=all")) == {"query": {"expand"}}
 
 
-def test_low_stock_lists_active_products_at_or_below_their_reorder_point(
-    client: FlaskClient, shelf: list[dict[str, Any]]
+def test_low_stock_lists_active_products_at_or_below_reorder_point(
+    client: FlaskClient, products: list[dict[str, Any]]
 ) -> None:
     found = listed(client.get("/products/low-stock"))
     assert {row["sku"] for row in found} == {"BOLT-8", "NUT-8", "straße-1"}
-    assert all(row in shelf for row in found)
+    assert all(row in products for row in found)
 
 
-def test_low_stock_has_the_most_urgent_first(client: FlaskClient) -> None:
+def test_low_stock_lists_largest_shortage_first(client: FlaskClient) -> None:
     stock = {"enough": (11, 10), "at": (10, 10), "low": (9, 10), "also low": (4, 5), "out": (0, 10), "huge": (0, 10**9)}
     for sku, (quantity, reorder_point) in stock.items():
         product(client, sku=sku, quantity_on_hand=quantity, reorder_point=reorder_point)
@@ -205,8 +211,8 @@ def test_low_stock_has_the_most_urgent_first(client: FlaskClient) -> None:
     assert [row["sku"] for row in found] == ["huge", "out", "low", "also low", "at"]
 
 
-@pytest.mark.usefixtures("shelf")
-def test_low_stock_can_be_narrowed(client: FlaskClient) -> None:
+@pytest.mark.usefixtures("products")
+def test_low_stock_supports_filters(client: FlaskClient) -> None:
     queries = {
         "category_id=1": ["BOLT-8", "NUT-8"],
         "search=bolt": ["BOLT-8", "NUT-8"],
@@ -217,6 +223,6 @@ def test_low_stock_can_be_narrowed(client: FlaskClient) -> None:
     assert found == queries
 
 
-def test_low_stock_refuses_what_it_does_not_know(client: FlaskClient) -> None:
+def test_low_stock_rejects_unknown_query_parameters(client: FlaskClient) -> None:
     for name in ("sort", "is_active", "low_stock", "serch"):
-        assert refused_fields(client.get(f"/products/low-stock?{name}=id")) == {"query": {name}}
+        assert invalid_fields(client.get(f"/products/low-stock?{name}=id")) == {"query": {name}}

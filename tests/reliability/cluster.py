@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the bench's own, which it may stop as if the power had gone."""
+"""A PostgreSQL server for these tests only, which they may crash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ADMINISTRATOR = "postgres"
 
 
 def find_binaries() -> Path | None:
-    """The folder with initdb and pg_ctl, of the newest version there is."""
+    """The folder with initdb and pg_ctl, of the newest version that is installed."""
     if on_path := shutil.which("initdb"):
         return Path(on_path).parent
     installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
@@ -29,9 +29,9 @@ BINARIES = find_binaries()
 
 
 class Cluster:
-    """Runs on a free port of loopback, with its data in a folder that is removed at the end.
+    """Runs on a free port of the loopback interface, with its data in a folder that is removed at the end.
 
-    PostgreSQL refuses to run as root; then its processes run as the user that its package has made.
+    PostgreSQL does not run as root: if the tests do, it runs as the user that its package created.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Cluster:
         return log.read_text() if log.exists() else ""
 
     def start(self) -> float:
-        """Start the server. Returns the moment at which it first took a connection."""
+        """Start the server. Returns the time at which it first accepted a connection."""
         settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         self.run("pg_ctl", "start", "-W", "-D", self.data, "-l", self.folder / "log", "-o", settings)
         deadline = time.monotonic() + 60
@@ -82,14 +82,14 @@ class Cluster:
     def stop(self, mode: str) -> None:
         self.run("pg_ctl", "stop", "-w", "-D", self.data, "-m", mode)
 
-    def end_sessions(self) -> int:
-        """End every session of clients, in the middle of whatever it does. Returns how many there were."""
+    def terminate_sessions(self) -> int:
+        """Terminate all client sessions, whatever they are doing. Returns their number."""
         with psycopg.connect(self.url, autocommit=True) as connection:
-            ended = connection.execute(
+            terminated = connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
-            return ended.rowcount
+            return terminated.rowcount
 
     def __enter__(self) -> Self:
         try:

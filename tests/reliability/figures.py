@@ -1,4 +1,4 @@
-"""How large the bench is, and what its tests saw: in the summary of the run, and as JSON lines in a file."""
+"""The size of the reliability tests, and their figures: in the summary of the run, and as JSON lines in a file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PROPERTY = "reliability"
 
 
 def scaled(count: int) -> int:
-    """A size that CI runs, made larger for a nightly run or smaller while a test is being written."""
+    """The size for CI, multiplied by TEST_RELIABILITY_SCALE."""
     return max(1, round(count * SCALE))
 
 
 class Report:
-    """Called by a test with what it counted, before it judges that."""
+    """Called by a test with its figures, before its assertions."""
 
     def __init__(self, request: pytest.FixtureRequest, engine: str) -> None:
         self.engine = engine
-        self.promise = " ".join((request.function.__doc__ or "").split())
+        self.expected_result = " ".join((request.function.__doc__ or "").split())
         self.properties: list[tuple[str, object]] = request.node.user_properties
         self.started = time.monotonic()
 
@@ -36,7 +36,7 @@ class Report:
         seen = figures | {"seconds": round(time.monotonic() - self.started, 1)}
         self.properties.append((PROPERTY, f"{test} [{self.engine}]: {in_words(seen)}"))
         if FILE is not None:
-            line = {"test": test, "promise": self.promise, "engine": self.engine, "figures": seen}
+            line = {"test": test, "expected_result": self.expected_result, "engine": self.engine, "figures": seen}
             with Path(FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -46,7 +46,7 @@ def in_words(figures: dict[str, float]) -> str:
 
 
 def lines(reports: Iterable[object]) -> list[str]:
-    """The figures in pytest's reports, which also come back from the processes that run tests side by side."""
+    """The figures in pytest's reports, also in those from other processes."""
     called = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "call"]
     return [str(value) for report in called for name, value in report.user_properties if name == PROPERTY]
 

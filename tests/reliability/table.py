@@ -1,4 +1,4 @@
-"""Puts the figures of one run of the bench into a page, between its two markers.
+"""Writes the figures of one run of the reliability tests into a page, between its two markers.
 
     python -m tests.reliability.table FIGURES.jsonl PAGE.md
 
@@ -19,19 +19,19 @@ from inventory.database.engines import server_version
 from tests.postgresql import find_server
 from tests.reliability.figures import in_words
 
-BEGIN = "<!-- figures: written by make reliability -->"
+BEGIN = "<!-- figures: written by make reliability-report -->"
 END = "<!-- end of figures -->"
 ENGINES = ("sqlite", "postgresql")
 
 
 def table(lines: list[dict[str, Any]], headings: tuple[str, ...]) -> str:
     """One row for each test in the order of the run, one column for each engine."""
-    promises = {line["test"]: line["promise"] for line in lines}
+    expected_results = {line["test"]: line["expected_result"] for line in lines}
     figures = {(line["test"], line["engine"]): in_words(line["figures"]) for line in lines}
-    rows = [("What happens", "What must hold", *headings), ("---",) * (2 + len(headings))]
+    rows = [("Test", "Expected result", *headings), ("---",) * (2 + len(headings))]
     rows += [
-        (test, promise, *(figures.get((test, engine), "does not apply") for engine in ENGINES))
-        for test, promise in promises.items()
+        (test, expected_result, *(figures.get((test, engine), "not applicable") for engine in ENGINES))
+        for test, expected_result in expected_results.items()
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -1,4 +1,4 @@
-"""Processes and links that die at any moment, while clients repeat what got no answer."""
+"""Processes and connections that fail at any time, while clients retry requests without a response."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from inventory.database.base import db
 from tests.clients import HttpClient
 from tests.conftest import migrate, on_postgresql
 from tests.postgresql import Server, new_database
-from tests.reliability.audit import assert_feed_is_complete, assert_sound, audit, drift
+from tests.reliability.audit import assert_consistent, assert_feed_is_complete, audit, drift
 from tests.reliability.cluster import BINARIES, Cluster
 from tests.reliability.figures import Report, scaled
-from tests.reliability.proxy import CommitCutter
+from tests.reliability.proxy import CommitDropper
 from tests.reliability.traffic import Crew, FeedReader, stock_products
 from tests.servers import Gunicorn
 
@@ -34,40 +34,40 @@ BACK_WITHIN = 2.0
 on_own_cluster = pytest.mark.parametrize("engine_name", ["postgresql"])
 
 
-def test_killed_workers_lose_and_double_nothing(database_url: str, app: Flask, report: Report) -> None:
-    """Workers die by kill -9 in the middle of requests: what was acknowledged is there, and nothing is there twice."""
+def test_killed_workers_lose_and_duplicate_nothing(database_url: str, app: Flask, report: Report) -> None:
+    """Workers are killed during requests: every acknowledged movement is in the ledger, and none is there twice."""
     kills, acknowledged, random = scaled(100), scaled(10_000), Random(1)
-    # The application is loaded before the fork, so that the bench does not spend its time on workers that start.
+    # The application is loaded before the fork, so that new workers start quickly.
     with Gunicorn(database_url, workers=3, threads=4, GUNICORN_CMD_ARGS="--preload") as server:
         crew = Crew(server.url, stock_products(server.url, PRODUCTS), keyed=8, unkeyed=2)
         feed = FeedReader(server.url)
-        with feed.reading(), crew.at_work():
+        with feed.reading(), crew.running_requests():
             for kill in range(1, kills + 1):
                 crew.wait_until_acknowledged(kill * acknowledged // kills)
                 kill_a_busy_worker(server, crew, random)
         assert_feed_is_complete(app, feed)
-    cut = crew.troubles["cut"]
+    disconnected = crew.failures["disconnected"]
     found = audit(app, crew.clerks)
     with app.app_context():
-        apart = drift(db.session)
+        drift_units = drift(db.session)
     report(
-        "kill -9 of workers",
+        "Workers killed (SIGKILL)",
         kills=kills,
-        requests_cut=cut,
+        requests_without_response=disconnected,
         acknowledged=crew.acknowledged,
-        by_replay=crew.replayed,
+        replayed=crew.replayed,
         lost=found.lost,
-        twice=found.twice,
-        drift=apart,
-        seen_in_feed=len(feed.ids),
+        duplicated=found.duplicated,
+        drift=drift_units,
+        in_feed=len(feed.ids),
     )
-    assert cut >= kills / 2
+    assert disconnected >= kills / 2
     found.assert_clean()
-    assert_sound(app)
+    assert_consistent(app)
 
 
 def kill_a_busy_worker(server: Gunicorn, crew: Crew, random: Random) -> None:
-    """Kill one of the server's own workers that has a client on the line, as the system does when memory runs out."""
+    """Kill a worker of this server that has a client connection, as the system does when memory runs out."""
     busy: list[psutil.Process] = []
 
     def one_is_busy() -> bool:
@@ -80,41 +80,44 @@ def kill_a_busy_worker(server: Gunicorn, crew: Crew, random: Random) -> None:
 
 def has_client(worker: psutil.Process, server: Gunicorn) -> bool:
     try:
-        links = worker.net_connections("tcp")
-    except psutil.Error:  # it has ended meanwhile
+        connections = worker.net_connections("tcp")
+    except psutil.Error:  # it has ended in the meantime
         return False
-    return any(link.status == psutil.CONN_ESTABLISHED and link.laddr.port == server.port for link in links)
+    return any(
+        connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == server.port
+        for connection in connections
+    )
 
 
 @on_postgresql
-def test_a_link_cut_at_commit_loses_and_doubles_nothing(database_url: str, app: Flask, report: Report) -> None:
-    """The link to PostgreSQL drops just before COMMIT or just after: repeated requests still have one effect."""
-    address, cuts = make_url(database_url), scaled(200)
-    with CommitCutter((address.host or "127.0.0.1", address.port or 5432)) as cutter:
+def test_connection_lost_at_commit_loses_and_duplicates_nothing(database_url: str, app: Flask, report: Report) -> None:
+    """The connection to PostgreSQL is lost just before or just after COMMIT: retried requests take effect once."""
+    address, wanted = make_url(database_url), scaled(200)
+    with CommitDropper((address.host or "127.0.0.1", address.port or 5432)) as dropper:
         unencrypted = {"sslmode": "disable", "gssencmode": "disable"}
-        through = address.set(host="127.0.0.1", port=cutter.port).update_query_dict(unencrypted)
-        with Gunicorn(through.render_as_string(hide_password=False)) as server:
+        via_proxy = address.set(host="127.0.0.1", port=dropper.port).update_query_dict(unencrypted)
+        with Gunicorn(via_proxy.render_as_string(hide_password=False)) as server:
             crew = Crew(server.url, stock_products(server.url, PRODUCTS), keyed=6, unkeyed=2)
-            cutter.wanted = cuts
-            with crew.at_work():
-                crew.wait_until(lambda: cutter.cuts.total() >= cuts)
+            dropper.wanted = wanted
+            with crew.running_requests():
+                crew.wait_until(lambda: dropper.dropped.total() >= wanted)
     found = audit(app, crew.clerks)
     with app.app_context():
-        apart = drift(db.session)
+        drift_units = drift(db.session)
     report(
-        "COMMIT cut",
-        cuts=cutter.cuts.total(),
-        before=cutter.cuts["before"],
-        after=cutter.cuts["after"],
+        "Connection lost at COMMIT",
+        connections_lost=dropper.dropped.total(),
+        before_commit=dropper.dropped["before"],
+        after_commit=dropper.dropped["after"],
         acknowledged=crew.acknowledged,
-        by_replay=crew.replayed,
+        replayed=crew.replayed,
         lost=found.lost,
-        twice=found.twice,
-        drift=apart,
+        duplicated=found.duplicated,
+        drift=drift_units,
     )
-    assert set(crew.troubles) == {"database_unavailable"}
+    assert set(crew.failures) == {"database_unavailable"}
     found.assert_clean()
-    assert_sound(app)
+    assert_consistent(app)
 
 
 @pytest.fixture(scope="module")
@@ -134,48 +137,48 @@ def cluster_database_url(cluster: Cluster) -> Iterator[str]:
 
 
 @on_own_cluster
-def test_a_crashed_postgresql_is_used_again_as_soon_as_it_is_back(
+def test_postgresql_crash_under_load_recovers_within_two_seconds(
     cluster: Cluster, cluster_database_url: str, report: Report
 ) -> None:
-    """PostgreSQL ends sessions and crashes: 503 meanwhile, at work again within 2 s of its return, nothing lost."""
-    restarts, ended, slowest = scaled(2), 0, 0.0
+    """PostgreSQL terminates sessions and crashes: 503 until it is back, recovery within 2 s, nothing is lost."""
+    restarts, terminated, slowest = scaled(2), 0, 0.0
     app = create_app({"DATABASE_URL": cluster_database_url})
     with Gunicorn(cluster_database_url) as server:
         crew = Crew(server.url, stock_products(server.url, PRODUCTS), keyed=6, unkeyed=2)
         feed, workers = FeedReader(server.url), worker_pids(server)
         with feed.reading():
             for _restart in range(restarts):
-                with crew.at_work():
-                    for _time in range(3):
+                with crew.running_requests():
+                    for _round in range(3):
                         crew.wait_for_more(scaled(100))
-                        ended += cluster.end_sessions()
+                        terminated += cluster.terminate_sessions()
                     crew.wait_for_more(scaled(100))
                     cluster.stop("immediate")
                     assert_unavailable(server)
                     returned = cluster.start()
                     crew.wait_for_more(scaled(100))
-                    slowest = max(slowest, crew.served_again(returned) - returned)
+                    slowest = max(slowest, crew.wait_for_recovery(returned) - returned)
         assert worker_pids(server) == workers
         assert_feed_is_complete(app, feed)
     found = audit(app, crew.clerks)
     with app.app_context():
-        apart = drift(db.session)
+        drift_units = drift(db.session)
     report(
-        "PostgreSQL crashes",
-        sessions_ended=ended,
+        "PostgreSQL crash under load",
+        sessions_terminated=terminated,
         restarts=restarts,
         acknowledged=crew.acknowledged,
-        by_replay=crew.replayed,
+        replayed=crew.replayed,
         lost=found.lost,
-        twice=found.twice,
-        drift=apart,
-        seen_in_feed=len(feed.ids),
-        seconds_to_return=round(slowest, 2),
+        duplicated=found.duplicated,
+        drift=drift_units,
+        in_feed=len(feed.ids),
+        seconds_to_recover=round(slowest, 2),
     )
     assert slowest < BACK_WITHIN
-    assert set(crew.troubles) == {"database_unavailable"}
+    assert set(crew.failures) == {"database_unavailable"}
     found.assert_clean()
-    assert_sound(app)
+    assert_consistent(app)
     with app.app_context():
         db.engine.dispose()
 
@@ -185,38 +188,38 @@ def worker_pids(server: Gunicorn) -> set[int]:
 
 
 def assert_unavailable(server: Gunicorn) -> None:
-    """Every address that needs the database says so in the envelope; the process itself is well."""
+    """Endpoints that need the database return 503; the process itself is alive."""
     with HttpClient(server.url) as client:
-        refused = [client.get("/products"), client.get("/health"), client.post("/categories", {"name": "Any"})]
-        for answer in refused:
+        responses = [client.get("/products"), client.get("/health"), client.post("/categories", {"name": "Any"})]
+        for answer in responses:
             assert (answer.status, answer.json["error"]) == (503, "database_unavailable"), answer
             assert int(answer.headers["Retry-After"]) > 0
         assert client.get("/health/live").status == 200
 
 
 @on_own_cluster
-def test_a_crash_that_nobody_was_there_to_see_fails_no_request_afterwards(
+def test_postgresql_crash_while_idle_fails_no_later_request(
     cluster: Cluster, cluster_database_url: str, report: Report
 ) -> None:
-    """PostgreSQL crashes and returns while no request comes: all those that come later are served, the first too."""
+    """PostgreSQL crashes and returns while there are no requests: every later request succeeds, also the first."""
     clients = 16
     with Gunicorn(cluster_database_url) as server, ExitStack() as opened:
         product_ids = stock_products(server.url, clients)
-        lines = [opened.enter_context(HttpClient(server.url)) for _client in range(clients)]
+        connections = [opened.enter_context(HttpClient(server.url)) for _client in range(clients)]
         threads = opened.enter_context(ThreadPoolExecutor(clients))
         sale = {"transaction_type": "sale", "quantity": 1}
 
         def read_and_sell(number: int) -> list[int]:
-            read = lines[number].get(f"/products/{product_ids[number]}")
-            sold = lines[number].post("/transactions", sale | {"product_id": product_ids[number]})
+            read = connections[number].get(f"/products/{product_ids[number]}")
+            sold = connections[number].post("/transactions", sale | {"product_id": product_ids[number]})
             return [read.status, sold.status]
 
         before = list(threads.map(read_and_sell, range(clients)))
         cluster.stop("immediate")
         returned = cluster.start()
-        time.sleep(max(0, returned + BACK_WITHIN - time.monotonic()))  # the time that the promise allows
+        time.sleep(max(0, returned + BACK_WITHIN - time.monotonic()))  # the time that recovery may take
         after = list(threads.map(read_and_sell, range(clients)))
     failed = sum(statuses != [200, 201] for statuses in after)
-    report("PostgreSQL crash unnoticed", requests=2 * clients, failed=failed)
+    report("PostgreSQL crash while idle", requests=2 * clients, failed=failed)
     assert before == [[200, 201]] * clients
     assert failed == 0

@@ -1,4 +1,4 @@
-"""Many clients at once, through real gunicorn workers: the last unit, moving totals, copies of a request, locks."""
+"""Concurrent clients of real gunicorn workers: overselling, transfers, duplicate requests, deadlocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sqlalchemy import text
 from sqlalchemy.schema import CreateTable
 
 from inventory.database.base import db
-from inventory.import_export import importer
+from inventory.import_export.scratch import CHUNK
 from tests.clients import HttpClient, post_all
 from tests.reliability import tutorial
-from tests.reliability.audit import assert_sound, drift
+from tests.reliability.audit import assert_consistent, drift
 from tests.reliability.figures import Report, scaled
-from tests.reliability.traffic import PATIENCE, STOCK, Clerk, Posting, stock_products
+from tests.reliability.traffic import STOCK, TIMEOUT, Clerk, Posting, stock_products
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CLIENTS = 16
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a race was answered, and what it left behind."""
+    """The responses in a race, and the stock after it."""
 
     answers: Counter[int]
     stock: int
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def race(url: str, product_ids: Sequence[int], attempts: int) -> Counter[int]:
-    """Try so many times to sell one unit of each product, in a random order. Returns the statuses of the answers."""
+    """Try to sell one unit of each product, ``attempts`` times, in random order. Returns the response statuses."""
     sales = [
         {"product_id": product_id, "transaction_type": "sale", "quantity": 1}
         for product_id in product_ids
@@ -61,8 +61,8 @@ def race(url: str, product_ids: Sequence[int], attempts: int) -> Counter[int]:
     return Counter(answer.status for answer in post_all(url, "/transactions", sales, clients=CLIENTS))
 
 
-def judge(session: Any, answers: Counter[int]) -> Outcome:
-    """What came of a race, by the tables alone: what went in was the stock, what went out is sold."""
+def outcome_of(session: Any, answers: Counter[int]) -> Outcome:
+    """The outcome of a race according to the tables: positive deltas are the stock, negative deltas are sales."""
     stock, sold = session.execute(
         text(
             "SELECT SUM(CASE WHEN delta > 0 THEN delta END), SUM(CASE WHEN delta < 0 THEN -delta END) FROM transactions"
@@ -72,23 +72,23 @@ def judge(session: Any, answers: Counter[int]) -> Outcome:
     return Outcome(answers, int(stock), int(sold), int(left), drift(session))
 
 
-@pytest.mark.parametrize(("kind", "products"), [("one hot product", 1), ("fifty products", 50)])
-def test_exactly_the_stock_is_sold_however_many_want_it(
+@pytest.mark.parametrize(("kind", "products"), [("one product", 1), ("50 products", 50)])
+def test_concurrent_sales_sell_exactly_the_stock(
     server: Gunicorn, app: Flask, report: Report, kind: str, products: int
 ) -> None:
-    """What is sold is what was there, not one unit more; quantities and ledger agree; no request fails."""
+    """Exactly the stock is sold; quantities and ledger agree; no request fails."""
     stock = max(4, scaled(1_000) // products)
     product_ids = stock_products(server.url, products, stock)
     answers = race(server.url, product_ids, attempts=stock + stock // 4)
     with app.app_context():
-        seen = judge(db.session, answers)
-    report(f"Oversell race, {kind}", sales=seen.sold, refused=answers[400], drift=seen.drift)
+        seen = outcome_of(db.session, answers)
+    report(f"Overselling race, {kind}", sales=seen.sold, rejected=answers[400], drift=seen.drift)
     seen.assert_nothing_oversold()
-    assert_sound(app)
+    assert_consistent(app)
 
 
-def test_the_bench_sees_a_tutorials_code_oversell(empty_database_url: str, report: Report) -> None:
-    """The control: code that reads, checks and writes must fail the same race, or the race proves nothing."""
+def test_tutorial_code_oversells_in_same_race(empty_database_url: str, report: Report) -> None:
+    """Code that reads, checks and writes oversells in the same race: the test can detect overselling."""
     stock, tutorial_app = 300, tutorial.create_app(empty_database_url)
     with tutorial_app.app_context():
         for table in tutorial.Base.metadata.sorted_tables:
@@ -100,19 +100,17 @@ def test_the_bench_sees_a_tutorials_code_oversell(empty_database_url: str, repor
     with Gunicorn(empty_database_url, application="tests.reliability.tutorial:served()") as server:
         answers = race(server.url, [1], attempts=stock + stock // 4)
     with tutorial_app.app_context():
-        seen = judge(tutorial.db.session, answers)
+        seen = outcome_of(tutorial.db.session, answers)
         tutorial.db.session.remove()
         tutorial.db.engine.dispose()
-    report("Control: a tutorial's code", sold=seen.sold, oversold=seen.sold - seen.stock, drift=seen.drift)
+    report("Control: tutorial code", sold=seen.sold, oversold=seen.sold - seen.stock, drift=seen.drift)
     with pytest.raises(AssertionError):
         seen.assert_nothing_oversold()
     assert seen.sold > seen.stock or seen.drift
 
 
-def test_every_reader_sees_the_same_total_while_batches_move_units(
-    server: Gunicorn, app: Flask, report: Report
-) -> None:
-    """Units only move between ten products, so every list that anyone reads meanwhile adds up to the same."""
+def test_readers_see_constant_total_during_transfers(server: Gunicorn, app: Flask, report: Report) -> None:
+    """Units are moved between ten products: every list that is read in the meantime has the same total."""
     product_ids, wanted, done = stock_products(server.url, 10, 1_000), scaled(3_000), threading.Event()
 
     def move_units(number: int, count: int) -> Counter[int]:
@@ -127,7 +125,7 @@ def test_every_reader_sees_the_same_total_while_batches_move_units(
     def read_totals() -> Counter[int]:
         totals = Counter[int]()
         with HttpClient(server.url) as client:
-            while not done.wait(0.02):  # a pause, so that the movers are what keeps the service busy
+            while not done.wait(0.02):  # a pause, so that most of the load is from the transfers
                 totals[sum(product["quantity_on_hand"] for product in client.get("/products").json)] += 1
         return totals
 
@@ -141,19 +139,19 @@ def test_every_reader_sees_the_same_total_while_batches_move_units(
             done.set()
         totals = sum((reader.result() for reader in reading), Counter[int]())
     report(
-        "Bank: moving units between products",
+        "Transfers between products",
         batches=statuses[201],
-        refused=statuses[400],
+        rejected=statuses[400],
         reads=totals.total(),
-        different_totals=len(totals) - 1,
+        wrong_totals=len(totals) - 1,
     )
     assert set(totals) == {10 * 1_000}
     assert totals.total() >= wanted / 30
-    assert_sound(app)
+    assert_consistent(app)
 
 
 def transfer_lines(random: Random, product_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """One or two transfers; about one batch in seventy asks for more than there is, after lines that could be."""
+    """One or two transfers. About one batch in seventy has a line that exceeds the stock, after valid lines."""
     lines = []
     for _transfer in range(random.randrange(1, 3)):
         source, target = random.sample(product_ids, 2)
@@ -163,15 +161,13 @@ def transfer_lines(random: Random, product_ids: Sequence[int]) -> list[dict[str,
     return lines
 
 
-def test_eight_copies_of_a_request_have_one_effect_and_the_same_answer(
-    server: Gunicorn, app: Flask, report: Report
-) -> None:
-    """Of eight copies sent at the same moment one has the effect, and all eight get the same answer."""
+def test_concurrent_duplicates_have_one_effect_and_same_response(server: Gunicorn, app: Flask, report: Report) -> None:
+    """Eight copies of a request are sent at the same time: it takes effect once, and all responses are the same."""
     copies, groups = 8, 2
     postings = all_kinds_of_postings(server.url, scaled(500))
     with app.app_context():
         rows_before = db.session.scalar(text("SELECT COUNT(*) FROM transactions"))
-    barriers = [threading.Barrier(copies, timeout=PATIENCE) for _group in range(groups)]
+    barriers = [threading.Barrier(copies, timeout=TIMEOUT) for _group in range(groups)]
 
     def send_all(number: int) -> tuple[list[Answer], Counter[str]]:
         group, clerk = number % groups, Clerk(f"copy-{number}", server.url, [])
@@ -187,7 +183,7 @@ def test_eight_copies_of_a_request_have_one_effect_and_the_same_answer(
             raise
         finally:
             clerk.client.connection.close()
-        return answers, clerk.troubles
+        return answers, clerk.failures
 
     with ThreadPoolExecutor(copies * groups) as threads:
         sent = list(threads.map(send_all, range(copies * groups)))
@@ -198,30 +194,30 @@ def test_eight_copies_of_a_request_have_one_effect_and_the_same_answer(
         rows = db.session.scalar(text("SELECT COUNT(*) FROM transactions")) - rows_before
     expected = sum(posting.rows for posting in postings)
     report(
-        "Idempotency storm",
+        "Concurrent duplicate requests",
         keys=len(answers_by_key),
         requests=sum(map(len, answers_by_key)),
-        told_to_wait=sum(troubles.total() for _answers, troubles in sent),
-        ledger_rows_too_many=rows - expected,
+        retries=sum(failures.total() for _answers, failures in sent),
+        extra_ledger_rows=rows - expected,
     )
     for answers in answers_by_key:
         assert {answer.status for answer in answers} <= {200, 201}, answers
         assert len({(answer.status, answer.content, answer.headers.get("Location")) for answer in answers}) == 1
         assert sum("Idempotent-Replayed" not in answer.headers for answer in answers) == 1
     assert rows == expected
-    assert_sound(app)
+    assert_consistent(app)
 
 
 def all_kinds_of_postings(url: str, count: int) -> list[Posting]:
-    """Requests of every kind that a key protects, by turns, with what each of them needs to be possible."""
+    """Requests of every kind that accepts a key, in turn. Creates the rows that they refer to."""
     product_ids = stock_products(url, 10)
     purchase = {"transaction_type": "purchase", "quantity": 3}
     lines = {"lines": [purchase | {"product_id": product_id} for product_id in product_ids[:3]]}
     with HttpClient(url) as client:
         category = client.get("/categories").json[0]
 
-        def recorded(path: str, facts: Any, name: str) -> Any:
-            return client.post(path, facts).json[name]
+        def recorded(path: str, payload: Any, name: str) -> Any:
+            return client.post(path, payload).json[name]
 
         def movement(key: str, product_id: int) -> Posting:
             return Posting.of(key, "/transactions", purchase | {"transaction_type": "sale", "product_id": product_id})
@@ -241,8 +237,8 @@ def all_kinds_of_postings(url: str, count: int) -> list[Posting]:
             return Posting.of(key, f"/transactions/batch/{batch_id}/reversal", {}, 3)
 
         def creation(key: str, _product_id: int) -> Posting:
-            facts = {"sku": key, "name": key, "price": 12.5, "cost": 7, "category_id": category["id"]}
-            return Posting.of(key, "/products", facts | {"quantity_on_hand": 5})
+            fields = {"sku": key, "name": key, "price": 12.5, "cost": 7, "category_id": category["id"]}
+            return Posting.of(key, "/products", fields | {"quantity_on_hand": 5})
 
         def file(key: str, _product_id: int) -> Posting:
             rows = [f"{key}{end},{key},9.99,{category['name']},4" for end in "ab"]
@@ -255,11 +251,11 @@ def all_kinds_of_postings(url: str, count: int) -> list[Posting]:
         ]
 
 
-def test_batches_in_any_order_never_meet_in_a_deadlock(server: Gunicorn, app: Flask, report: Report) -> None:
-    """Batches, their reversals and imports take the same products in random order; none is refused or fails."""
+def test_batches_in_random_order_cause_no_deadlock(server: Gunicorn, app: Flask, report: Report) -> None:
+    """Batches, their reversals and imports lock the same products in random order: none is rejected or fails."""
     product_ids = stock_products(server.url, 15)
-    # An import reads its file in parts; with these it has more than one, and products of the batches in each.
-    others = [f"OTHER-{number}" for number in range(2 * importer.CHUNK)]
+    # An import reads its file in chunks. With these rows it has several, each with products of the batches.
+    others = [f"OTHER-{number}" for number in range(2 * CHUNK)]
     with HttpClient(server.url) as client:
         skus = {product["id"]: product["sku"] for product in client.get("/products").json}
         rows = [f"{sku},Other,1,Other,1" for sku in others]
@@ -286,12 +282,12 @@ def test_batches_in_any_order_never_meet_in_a_deadlock(server: Gunicorn, app: Fl
 
     with ThreadPoolExecutor(workers) as threads:
         done = sum(threads.map(record, range(workers)), Counter[str]())
-    server.stop()  # PostgreSQL's sessions hand in their last counts when they end
+    server.stop()  # sessions of PostgreSQL report their last statistics when they end
     with app.app_context():
         deadlocks = count_deadlocks()
-    report("Batches in random order", **done, deadlocks=deadlocks)
+    report("Concurrent batches in random order", **done, deadlocks=deadlocks)
     assert deadlocks == 0
-    assert_sound(app)
+    assert_consistent(app)
 
 
 def expect_success(

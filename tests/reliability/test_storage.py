@@ -1,4 +1,4 @@
-"""What the database's own files can do to it: no room, no right to write, a clock that is set back."""
+"""Storage and clock faults: a full database or disk, a read-only database, a clock that is set back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import event, text
 
 from inventory import create_app
-from inventory.database import engines
+from inventory.database import engines, sqlite
 from inventory.database.base import db
 from tests.builders import body, nothing_changes, product, transaction
 from tests.clients import HttpClient
 from tests.conftest import on_sqlite
-from tests.reliability.audit import assert_sound, drift
+from tests.reliability.audit import assert_consistent, drift
 from tests.reliability.traffic import STOCK, stock_products
 from tests.servers import Gunicorn
 
@@ -48,7 +48,7 @@ def count_rows() -> int:
 
 @pytest.fixture
 def limit_pages(app: Flask) -> Callable[[int], None]:
-    """Sets how many pages the database may have; SQLite keeps that limit for each connection."""
+    """Limits the number of pages of the database. SQLite has a limit for each connection."""
     limit = UNLIMITED
 
     def set_limit(pages: int) -> None:
@@ -65,10 +65,10 @@ def limit_pages(app: Flask) -> Callable[[int], None]:
 
 
 @on_sqlite
-def test_a_full_database_refuses_writes_and_keeps_what_it_has(
+def test_full_database_rejects_writes_and_keeps_data(
     app: Flask, client: FlaskClient, limit_pages: Callable[[int], None], report: Report
 ) -> None:
-    """The database may not grow: 507, nothing half-written, reads go on, /health says so; with room it works again."""
+    """The database cannot grow: 507, no partial writes, reads work, /health reports it; recovery with free space."""
     bolt = product(client, quantity_on_hand=10)["id"]
     assert client.get("/health").status_code == 200
     with app.app_context():
@@ -81,16 +81,21 @@ def test_a_full_database_refuses_writes_and_keeps_what_it_has(
     with nothing_changes(app):
         assert client.post("/transactions/batch", json=batch_of(bolt, 1_000)).status_code == 507
     assert body(client.get(f"/products/{bolt}"))["quantity_on_hand"] == 10 + 10 * recorded
-    sick = client.get("/health")
-    assert (sick.status_code, body(sick)["error"]) == (503, "database_unavailable")
+    health = client.get("/health")
+    assert (health.status_code, body(health)["error"]) == (503, "database_unavailable")
     limit_pages(UNLIMITED)
     assert client.post("/transactions/batch", json=batch_of(bolt, 1_000)).status_code == 201
     assert client.get("/health").status_code == 200
     with app.app_context():
-        stray = count_rows() - (1 + 10 * recorded + 1_000)
-        report("SQLite: database full", batches_before=recorded, stray_rows=stray, drift=drift(db.session))
-    assert stray == 0
-    assert_sound(app)
+        unacknowledged = count_rows() - (1 + 10 * recorded + 1_000)
+        report(
+            "SQLite: database full",
+            batches_recorded=recorded,
+            unacknowledged_rows=unacknowledged,
+            drift=drift(db.session),
+        )
+    assert unacknowledged == 0
+    assert_consistent(app)
 
 
 @contextmanager
@@ -100,7 +105,7 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "none", folder], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs permission to mount a file system")
     try:
         yield folder
     finally:
@@ -108,10 +113,8 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
 
 
 @on_sqlite
-def test_a_full_disk_refuses_writes_and_keeps_what_it_has(
-    sqlite_template: Path, tmp_path: Path, report: Report
-) -> None:
-    """The disk below a running server fills up: 503 or 507, /health says so; with room it works again by itself."""
+def test_full_disk_rejects_writes_and_keeps_data(sqlite_template: Path, tmp_path: Path, report: Report) -> None:
+    """The disk of a running server is full: 503 or 507, /health reports it; automatic recovery with free space."""
     with small_disk(tmp_path / "disk", 64) as disk:
         database = disk / "inventory.db"
         shutil.copy(sqlite_template, database)
@@ -126,30 +129,30 @@ def test_a_full_disk_refuses_writes_and_keeps_what_it_has(
                 answer = client.post("/transactions/batch", batch_of(bolt, 10))
                 seen[answer.status, answer.json.get("error")] += 1
             assert client.get(f"/products/{bolt}").json["quantity_on_hand"] == STOCK + 10 * seen[RECORDED]
-            sick = client.get("/health")
-            assert (sick.status, sick.json["error"]) == (503, "database_unavailable")
+            health = client.get("/health")
+            assert (health.status, health.json["error"]) == (503, "database_unavailable")
             ballast.unlink()
             assert client.post("/transactions/batch", batch_of(bolt, 1_000)).status == 201
             assert client.get("/health").status == 200
         with app.app_context():
-            stray = count_rows() - (1 + 10 * seen[RECORDED] + 1_000)
+            unacknowledged = count_rows() - (1 + 10 * seen[RECORDED] + 1_000)
             report(
                 "SQLite: disk full",
-                batches_before=seen[RECORDED],
+                batches_recorded=seen[RECORDED],
                 storage_full=seen[FULL],
                 database_unavailable=seen[UNAVAILABLE],
-                stray_rows=stray,
+                unacknowledged_rows=unacknowledged,
                 drift=drift(db.session),
             )
         assert set(seen) <= {RECORDED, FULL, UNAVAILABLE}
-        assert stray == 0
-        assert_sound(app)
+        assert unacknowledged == 0
+        assert_consistent(app)
         with app.app_context():
             db.engine.dispose()
 
 
 def fill(ballast: Path) -> None:
-    """Write until there is no room left, and give back so much that a few batches still fit, but not all lines."""
+    """Fill the disk, then free enough space for a few batches."""
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 2**20)
@@ -158,7 +161,7 @@ def fill(ballast: Path) -> None:
 
 @pytest.fixture
 def read_only_app(app: Flask) -> Iterator[Flask]:
-    """The service on the same database, but without the right to write: a protected file, or a standby server."""
+    """The service on the same database without write permission, as with a read-only file or a standby server."""
     url = app.config["DATABASE_URL"]
     if url.startswith("sqlite:///"):
         url = f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true"
@@ -173,29 +176,29 @@ def read_only_app(app: Flask) -> Iterator[Flask]:
         db.engine.dispose()
 
 
-def test_a_read_only_database_is_read_and_not_written(
+def test_read_only_database_serves_reads_and_rejects_writes(
     app: Flask, client: FlaskClient, request: pytest.FixtureRequest, report: Report
 ) -> None:
-    """The database may be read only: reads go on, writes get 503, /health says so, nothing changes."""
+    """The database is read-only: reads work, writes return 503, /health reports it, nothing changes."""
     bolt = product(client, quantity_on_hand=10)["id"]
     reader = request.getfixturevalue("read_only_app").test_client()
     with nothing_changes(app):
-        refused = [
+        responses = [
             reader.post("/transactions", json={"product_id": bolt, "transaction_type": "sale", "quantity": 1}),
             reader.post("/transactions/batch", json=batch_of(bolt, 10)),
             reader.patch(f"/products/{bolt}", json={"quantity_on_hand": 3}),
             reader.get("/health"),
         ]
-    report("Read-only database", refused=len(refused))
+    report("Read-only database", rejected=len(responses))
     assert body(reader.get(f"/products/{bolt}"))["quantity_on_hand"] == 10
-    for answer in refused:
+    for answer in responses:
         assert (answer.status_code, body(answer)["error"]) == (503, "database_unavailable"), answer.text
-        assert "not written" in body(answer)["message"]
+        assert "read-only" in body(answer)["message"]
         assert int(answer.headers["Retry-After"]) > 0
 
 
 @on_sqlite
-def test_health_neither_waits_for_a_writer_nor_takes_it_for_a_fault(app: Flask, client: FlaskClient) -> None:
+def test_health_is_ok_and_not_blocked_during_write(app: Flask, client: FlaskClient) -> None:
     with app.app_context(), db.engine.connect().execution_options(**{engines.WRITE: True}) as writer, writer.begin():
         asked = time.monotonic()
         answer = client.get("/health")
@@ -205,17 +208,17 @@ def test_health_neither_waits_for_a_writer_nor_takes_it_for_a_fault(app: Flask, 
 
 @pytest.fixture
 def clock_ahead(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
-    """Makes a block of time in which the database's clock is an hour ahead; after it, the clock is set back.
+    """Returns a context manager in which the clock of the database is an hour ahead. At its end, the clock is set back.
 
-    PostgreSQL's clock is the machine's: there the products are brought to where such an hour would have left them.
+    PostgreSQL uses the system clock. There, the timestamps of the products are changed instead.
     """
-    clock, ahead = engines.clock_timestamp, False
+    clock, ahead = sqlite.clock_timestamp, False
 
     def adjustable_clock() -> str:
-        moment = datetime.fromisoformat(clock())
-        return (moment + timedelta(hours=ahead)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        now = datetime.fromisoformat(clock())
+        return (now + timedelta(hours=ahead)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
-    monkeypatch.setattr(engines, "clock_timestamp", adjustable_clock)
+    monkeypatch.setattr(sqlite, "clock_timestamp", adjustable_clock)
 
     @contextmanager
     def hour_ahead() -> Iterator[None]:
@@ -231,25 +234,25 @@ def clock_ahead(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Abs
     return hour_ahead
 
 
-def test_a_clock_set_back_turns_no_products_history_round(
+def test_clock_set_back_keeps_order_of_product_history(
     app: Flask, client: FlaskClient, clock_ahead: Callable[[], AbstractContextManager[None]], report: Report
 ) -> None:
-    """The clock is set back by an hour: a product's rows keep their order, and its stock now is its stock now."""
+    """The clock is set back by an hour: rows of a product keep their order, and the current stock is correct."""
     bolt = product(client, quantity_on_hand=100)["id"]
     with clock_ahead():
-        early = transaction(client, bolt, "sale", 1)
+        first = transaction(client, bolt, "sale", 1)
     later = [transaction(client, bolt, "sale", 2)]
     later += body(client.post("/transactions/batch", json=batch_of(bolt, 3)))["transactions"]
     later.append(body(client.post(f"/products/{bolt}/counts", json={"counted_quantity": 90})))
-    moments = [datetime.fromisoformat(row["created_at"]) for row in [early, *later]]
-    assert moments[0] > datetime.now(UTC) + timedelta(minutes=50)
-    history = client.get(f"/transactions/product/{bolt}").get_json()
+    times = [datetime.fromisoformat(row["created_at"]) for row in [first, *later]]
+    assert times[0] > datetime.now(UTC) + timedelta(minutes=50)
+    history = client.get(f"/transactions?product_id={bolt}").get_json()
     stock_now = body(client.get(f"/products/{bolt}/stock"))["quantity_on_hand"]
     with app.app_context():
-        apart = drift(db.session)
-    report("Clock set back", hours=1, rows_afterwards=len(later), drift=apart)
-    assert moments == sorted(moments)
+        drift_units = drift(db.session)
+    report("Clock set back", later_rows=len(later), drift=drift_units)
+    assert times == sorted(times)
     assert [row["seq"] for row in history] == list(range(len(history), 0, -1))
     assert stock_now == 90
     assert body(client.get(f"/products/{bolt}"))["last_counted_at"] == later[-1]["created_at"]
-    assert_sound(app)
+    assert_consistent(app)

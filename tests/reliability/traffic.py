@@ -1,4 +1,4 @@
-"""Clients that move stock in every way and do not give up, and the reader of the feed that follows them."""
+"""Concurrent clients that send every kind of stock movement and retry, and a reader that follows the feed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tests.clients import HttpClient
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.clients import Answer
 
-PATIENCE = 60
+TIMEOUT = 60
 PAUSE = 0.02
 STOCK = 1_000_000
 TEMPORARY = {"database_unavailable", "database_busy", "idempotency_in_progress"}
@@ -28,7 +29,7 @@ TEMPORARY = {"database_unavailable", "database_busy", "idempotency_in_progress"}
 
 @dataclass(frozen=True)
 class Posting:
-    """A request that moves stock, the key that it is sent with, and how many rows it adds to the ledger."""
+    """A request that moves stock, its idempotency key, and the number of ledger rows that it writes."""
 
     key: str
     path: str
@@ -37,30 +38,30 @@ class Posting:
     content_type: str = "application/json"
 
     @classmethod
-    def of(cls, key: str, path: str, facts: Any, rows: int = 1) -> Posting:
-        return cls(key, path, json.dumps(facts).encode(), rows)
+    def of(cls, key: str, path: str, payload: Any, rows: int = 1) -> Posting:
+        return cls(key, path, json.dumps(payload).encode(), rows)
 
 
 def stock_products(url: str, count: int, quantity: int = STOCK) -> list[int]:
-    """Create so many products with so much stock each, all in one new category. Returns their ids."""
+    """Create ``count`` products with ``quantity`` units each, in one new category. Returns their ids."""
     with HttpClient(url) as client:
         category = client.post("/categories", {"name": f"Category {time.monotonic_ns()}"}).json["id"]
         ids = []
         for number in range(count):
             sku = f"SKU-{category}-{number}"
-            facts = {"sku": sku, "name": sku, "price": 10, "category_id": category, "quantity_on_hand": quantity}
-            answer = client.post("/products", facts)
+            fields = {"sku": sku, "name": sku, "price": 10, "category_id": category, "quantity_on_hand": quantity}
+            answer = client.post("/products", fields)
             assert answer.status == 201, answer.content
             ids.append(answer.json["id"])
         return ids
 
 
 class Clerk:
-    """A client that always has a next movement of stock to send, each with a key and reference of its own.
+    """A client that sends random stock movements, each with its own idempotency key and reference.
 
-    ``keyed``: it sends a request again, with its key, until the service has answered it. Otherwise it sends neither
-    key nor copy, and what got no answer is ``uncertain``. ``acknowledged`` holds the rows of the ledger that the
-    service said it has written, by reference.
+    ``keyed``: it retries a request with its key until it receives a response. Otherwise it sends no key and does not
+    retry, and requests without a response are ``uncertain``. ``acknowledged`` has the ledger rows that the service
+    returned, by reference.
     """
 
     def __init__(self, name: str, url: str, product_ids: Sequence[int], *, keyed: bool = True) -> None:
@@ -72,15 +73,15 @@ class Clerk:
         self.acknowledged: dict[str, list[dict[str, Any]]] = {}
         self.uncertain: dict[str, int] = {}
         self.replayed = 0
-        self.troubles: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.acknowledged_at: list[float] = []
-        self.last_trouble = 0.0
+        self.last_failure = 0.0
         self.numbers = iter(range(10**9))
         self.own_rows: list[int] = []
         self.own_batches: list[tuple[str, int]] = []
 
-    def work(self) -> None:
-        """Move stock once."""
+    def send_next(self) -> None:
+        """Send one movement."""
         posting = self.next_posting()
         answer = self.send(posting)
         if answer is None:
@@ -88,15 +89,15 @@ class Clerk:
             return
         assert answer.status == 201, (posting, answer)
         self.replayed += "Idempotent-Replayed" in answer.headers
-        facts = answer.json
-        rows = facts.get("transactions", [facts])
+        content = answer.json
+        rows = content.get("transactions", [content])
         assert len(rows) == posting.rows, (posting, answer)
         self.acknowledged[posting.key] = rows
         self.acknowledged_at.append(time.monotonic())
         if posting.path == "/transactions":
-            self.own_rows.append(facts["id"])
+            self.own_rows.append(content["id"])
         elif posting.path == "/transactions/batch":
-            self.own_batches.append((facts["batch_id"], posting.rows))
+            self.own_batches.append((content["batch_id"], posting.rows))
 
     def next_posting(self) -> Posting:
         key = f"{self.name}-{next(self.numbers)}"
@@ -125,13 +126,13 @@ class Clerk:
         }
 
     def send(self, posting: Posting) -> Answer | None:
-        """The service's answer; None if there was none that tells, and this client does not ask again."""
-        deadline = time.monotonic() + PATIENCE
+        """The response. None if its outcome is unknown and this client does not retry."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
             answer = self.send_once(posting)
             if answer is not None or not self.keyed:
                 return answer
-            assert time.monotonic() < deadline, f"{posting.key}: no answer in {PATIENCE} s; {dict(self.troubles)}"
+            assert time.monotonic() < deadline, f"{posting.key}: no answer in {TIMEOUT} s; {dict(self.failures)}"
             time.sleep(PAUSE)
 
     def send_once(self, posting: Posting) -> Answer | None:
@@ -140,22 +141,22 @@ class Clerk:
             answer = self.client.request("POST", posting.path, posting.content, posting.content_type, key)
         except (OSError, http.client.HTTPException):
             self.client.connection.close()
-            self.note_trouble("cut")
+            self.note_failure("disconnected")
             return None
         slug = answer.json.get("error")
         if slug in TEMPORARY:
             assert "Retry-After" in answer.headers, answer
-            self.note_trouble(slug)
+            self.note_failure(slug)
             return None
         return answer
 
-    def note_trouble(self, kind: str) -> None:
-        self.troubles[kind] += 1
-        self.last_trouble = time.monotonic()
+    def note_failure(self, kind: str) -> None:
+        self.failures[kind] += 1
+        self.last_failure = time.monotonic()
 
 
 class Crew:
-    """Clerks at work at the same time."""
+    """Clerks that send requests concurrently."""
 
     def __init__(self, url: str, product_ids: Sequence[int], *, keyed: int, unkeyed: int = 0) -> None:
         self.clerks = [Clerk(f"keyed-{number}", url, product_ids) for number in range(keyed)]
@@ -163,10 +164,10 @@ class Crew:
         self.done = threading.Event()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Work while the block runs; then each finishes what it has begun. Raises what any of them ran into."""
+    def running_requests(self) -> Iterator[None]:
+        """Send requests while the block runs, then finish those in progress. Raises the error of any clerk."""
         with ThreadPoolExecutor(len(self.clerks)) as threads:
-            running = [threads.submit(self.work_until_done, clerk) for clerk in self.clerks]
+            running = [threads.submit(self.send_until_done, clerk) for clerk in self.clerks]
             try:
                 yield
             finally:
@@ -175,10 +176,10 @@ class Crew:
                     clerk.result()
         self.done.clear()
 
-    def work_until_done(self, clerk: Clerk) -> None:
+    def send_until_done(self, clerk: Clerk) -> None:
         try:
             while not self.done.is_set():
-                clerk.work()
+                clerk.send_next()
         except BaseException:
             self.done.set()
             raise
@@ -194,24 +195,31 @@ class Crew:
         return sum(clerk.replayed for clerk in self.clerks)
 
     @property
-    def troubles(self) -> Counter[str]:
-        return sum((clerk.troubles for clerk in self.clerks), Counter())
+    def failures(self) -> Counter[str]:
+        return sum((clerk.failures for clerk in self.clerks), Counter())
 
-    def served_again(self, since: float) -> float:
-        """Watch until everyone has an acknowledgement again. Returns when that was, or when there last was trouble."""
+    def wait_for_recovery(self, since: float) -> float:
+        """Wait until every clerk has an acknowledgement again. Returns the time of that, or of the last failure."""
         self.wait_until(lambda: all(clerk.acknowledged_at[-1] > since for clerk in self.clerks))
-        firsts = [next(moment for moment in clerk.acknowledged_at if moment > since) for clerk in self.clerks]
-        return max(*firsts, *(clerk.last_trouble for clerk in self.clerks))
+        firsts = [next(at for at in clerk.acknowledged_at if at > since) for clerk in self.clerks]
+        return max(*firsts, *(clerk.last_failure for clerk in self.clerks))
+
+    def wait_until_all_failed(self, since: float) -> None:
+        """Wait until a request of every clerk has failed after that time."""
+        deadline = time.monotonic() + TIMEOUT
+        while not all(clerk.last_failure > since for clerk in self.clerks):
+            assert time.monotonic() < deadline, f"a clerk had no failure for {TIMEOUT} s; {dict(self.failures)}"
+            time.sleep(0.005)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Watch the clerks work until the condition holds."""
-        seen, deadline = self.acknowledged, time.monotonic() + PATIENCE
+        """Wait until the condition holds, while the clerks send requests."""
+        seen, deadline = self.acknowledged, time.monotonic() + TIMEOUT
         while not condition():
-            if self.done.is_set():  # one of them failed, and says how when the block ends
+            if self.done.is_set():  # a clerk failed; its error is raised at the end of the block
                 raise RuntimeError("a clerk stopped working")
             if self.acknowledged > seen:
-                seen, deadline = self.acknowledged, time.monotonic() + PATIENCE
-            assert time.monotonic() < deadline, f"nothing recorded for {PATIENCE} s; {dict(self.troubles)}"
+                seen, deadline = self.acknowledged, time.monotonic() + TIMEOUT
+            assert time.monotonic() < deadline, f"nothing recorded for {TIMEOUT} s; {dict(self.failures)}"
             time.sleep(0.005)
 
     def wait_until_acknowledged(self, count: int) -> None:
@@ -222,7 +230,7 @@ class Crew:
 
 
 class FeedReader:
-    """Follows the feed while the block runs; ``ids`` are the rows in the order in which it shows them."""
+    """Follows the feed while the block runs. ``ids`` are the ids of its rows, in the order of the feed."""
 
     def __init__(self, url: str) -> None:
         self.client = HttpClient(url)
@@ -243,17 +251,17 @@ class FeedReader:
     def follow(self, done: threading.Event) -> None:
         try:
             while not done.wait(PAUSE):
-                self.look()
+                self.read_page()
         finally:
             self.client.connection.close()
 
     def read_to_the_end(self) -> None:
-        while self.look() != 0:
+        while self.read_page() != 0:
             pass
         self.client.connection.close()
 
-    def look(self) -> int | None:
-        """Read the next page. Returns its length, or None if the service was not there to answer."""
+    def read_page(self) -> int | None:
+        """Read the next page. Returns its length, or None if the service was unavailable."""
         try:
             answer = self.client.get(self.next_page)
         except (OSError, http.client.HTTPException):
@@ -263,5 +271,6 @@ class FeedReader:
             return None
         assert answer.status == 200, answer
         self.ids += [row["id"] for row in answer.json]
-        self.next_page = answer.headers["Link"].partition(">")[0][1:]
+        address = urlsplit(answer.headers["Link"].partition(">")[0][1:])
+        self.next_page = f"{address.path}?{address.query}"
         return len(answer.json)

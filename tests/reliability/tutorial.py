@@ -1,4 +1,4 @@
-"""Stock as tutorials keep it: read, check, write. The bench's control, which it must catch overselling."""
+"""Stock as in typical tutorials: read, check, write. A control, in which the tests must detect overselling."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def create_app(database_url: str) -> Flask:
 
 
 def create_transaction() -> Any:
-    facts = request.get_json()
-    product = db.get_or_404(Product, facts["product_id"])
-    if product.quantity_on_hand < facts["quantity"]:
+    sale = request.get_json()
+    product = db.get_or_404(Product, sale["product_id"])
+    if product.quantity_on_hand < sale["quantity"]:
         return {"error": "insufficient_stock"}, 400
-    product.quantity_on_hand -= facts["quantity"]
-    db.session.add(Transaction(product_id=product.id, delta=-facts["quantity"]))
+    product.quantity_on_hand -= sale["quantity"]
+    db.session.add(Transaction(product_id=product.id, delta=-sale["quantity"]))
     db.session.commit()
     return {}, 201
 
 
 def served() -> Flask:
-    """What gunicorn calls to get the application."""
+    """The application factory for gunicorn."""
     return create_app(os.environ["DATABASE_URL"])

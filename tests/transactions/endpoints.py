@@ -1,4 +1,4 @@
-"""Every POST that moves stock, on a small shop of two products."""
+"""Every endpoint that changes stock, with an example request to a small shop of two products."""
 
 from __future__ import annotations
 
@@ -25,18 +25,23 @@ class Shop:
 
 @dataclass(frozen=True)
 class Post:
-    """Where to and with what; ``content`` are the keyword arguments of a test client's ``post``."""
+    """A request; ``content`` holds the keyword arguments of the test client's ``open``."""
 
     path: str
     content: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "POST"
 
     def send(self, client: FlaskClient, key: str | None = None, **query: str) -> TestResponse:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return client.post(self.path, headers=headers, query_string=query or None, **self.content)
+        return client.open(self.path, method=self.method, headers=headers, query_string=query or None, **self.content)
 
 
 def post_json(path: str, content: Any) -> Post:
     return Post(path, {"json": content})
+
+
+def change(product_id: int, fields: Any, method: str = "PUT") -> Post:
+    return Post(f"/products/{product_id}", {"json": fields}, method)
 
 
 def post_file(text: str) -> Post:
@@ -44,7 +49,7 @@ def post_file(text: str) -> Post:
 
 
 def open_shop(client: FlaskClient) -> Shop:
-    """Bolts and nuts, 97 and 50 of them in stock, after one sale of 10 bolts and one batch."""
+    """Create two products, BOLT with a stock of 97 and NUT with 50, after a sale of 10 bolts and a batch."""
     home = category(client)["id"]
     bolt = product(client, sku="BOLT", quantity_on_hand=100, category_id=home)["id"]
     nut = product(client, sku="NUT", quantity_on_hand=55, category_id=home)["id"]
@@ -58,14 +63,20 @@ def line(product_id: int, transaction_type: str, quantity: int, **fields: Any) -
     return {"product_id": product_id, "transaction_type": transaction_type, "quantity": quantity} | fields
 
 
-def product_facts(shop: Shop, **fields: Any) -> dict[str, Any]:
-    facts = {"sku": "WASHER", "name": "Washer", "price": 2.5, "category_id": shop.category_id, "quantity_on_hand": 30}
-    return facts | fields
+def product_fields(shop: Shop, **fields: Any) -> dict[str, Any]:
+    defaults = {
+        "sku": "WASHER",
+        "name": "Washer",
+        "price": 2.5,
+        "category_id": shop.category_id,
+        "quantity_on_hand": 30,
+    }
+    return defaults | fields
 
 
 FILE = "sku,name,price,category,quantity_on_hand\nBOLT,Bolt,3,Metal,80\nRIVET,Rivet,1,Metal,9\n"
 
-DOORS: dict[str, Callable[[Shop], Post]] = {
+ENDPOINTS: dict[str, Callable[[Shop], Post]] = {
     "transaction": lambda shop: post_json(
         "/transactions", line(shop.bolt, "sale", 4, reference="A-1", notes="two\nlines")
     ),
@@ -76,6 +87,8 @@ DOORS: dict[str, Callable[[Shop], Post]] = {
     "reversal": lambda shop: post_json(f"/transactions/{shop.sale}/reversal", {"notes": "came back"}),
     "batch reversal": lambda shop: Post(f"/transactions/batch/{shop.batch_id}/reversal"),
     "count": lambda shop: post_json(f"/products/{shop.bolt}/counts", {"counted_quantity": 90, "expected_quantity": 97}),
-    "product": lambda shop: post_json("/products", product_facts(shop)),
+    "product": lambda shop: post_json("/products", product_fields(shop)),
+    "update": lambda shop: change(shop.bolt, {"price": 12.3456, "cost": None, "quantity_on_hand": 60}),
     "import": lambda _shop: post_file(FILE),
 }
+WITHOUT_DRY_RUN = {"product", "update"}

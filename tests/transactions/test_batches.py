@@ -1,4 +1,4 @@
-"""Batches: many movements, all of them or none."""
+"""Batches: many transactions, recorded all or none."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from inventory.models.product import MAX_STOCK
+from inventory.fields import MAX_STOCK
 from tests import postgresql
 from tests.builders import (
-    assert_ledger_is_sound,
+    assert_ledger_is_consistent,
     body,
-    listed,
+    error_of,
+    invalid_fields,
     nothing_changes,
     product,
-    refusal,
-    refused_fields,
     transaction,
 )
 from tests.conftest import on_postgresql
@@ -45,14 +44,14 @@ def stock(client: FlaskClient, product_id: int) -> int:
 
 
 def rejected_lines(response: TestResponse) -> list[dict[str, Any]]:
-    """The failing lines of a refused batch, without their sentences."""
-    assert refusal(response) == (400, "batch_rejected")
+    """The failing lines of a rejected batch, without their messages."""
+    assert error_of(response) == (400, "batch_rejected")
     details = body(response)["details"]
     assert details["error_count"] == len(details["errors"])
     return [{name: value for name, value in error.items() if name != "message"} for error in details["errors"]]
 
 
-def test_lines_are_recorded_in_the_order_given_under_one_id(app: Flask, client: FlaskClient) -> None:
+def test_batch_records_lines_in_order_under_one_id(app: Flask, client: FlaskClient) -> None:
     bolt, nut = product(client, quantity_on_hand=10)["id"], product(client)["id"]
     recorded = batch(
         client,
@@ -79,31 +78,49 @@ def test_lines_are_recorded_in_the_order_given_under_one_id(app: Flask, client: 
     ]
     assert {row["batch_id"] for row in rows} == {recorded["batch_id"]}
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_the_location_leads_to_the_lines(client: FlaskClient) -> None:
+def test_batch_location_returns_the_batch(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     response = send(client, [line(bolt, "sale", 1), line(bolt, "sale", 2)])
     assert response.status_code == 201
-    found = listed(client.get(response.headers["Location"]))
-    assert found == body(response)["transactions"][::-1]
+    assert body(client.get(response.headers["Location"])) == body(response)
 
 
-def test_two_batches_have_two_ids(client: FlaskClient) -> None:
+def test_get_batch_returns_same_body_as_creation(client: FlaskClient) -> None:
+    bolt, nut = product(client)["id"], product(client)["id"]
+    recorded = batch(client, line(nut, "purchase", 5), line(bolt, "purchase", 5), line(nut, "sale", 2))
+    transaction(client, nut, "sale", 1)
+    assert body(client.get(f"/transactions/batch/{recorded['batch_id']}")) == recorded
+
+
+def test_get_batch_returns_same_body_as_reversal(client: FlaskClient) -> None:
+    recorded = batch(client, line(product(client)["id"], "purchase", 5))
+    reversal = body(client.post(f"/transactions/batch/{recorded['batch_id']}/reversal"))
+    assert body(client.get(f"/transactions/batch/{reversal['batch_id']}")) == reversal
+
+
+def test_get_unknown_batch_returns_404(client: FlaskClient) -> None:
+    batch(client, line(product(client)["id"], "purchase", 5))
+    unknown = f"/transactions/batch/{'0' * 8}-0000-4000-8000-{'0' * 12}"
+    assert error_of(client.get(unknown)) == (404, "transaction_not_found")
+
+
+def test_batch_ids_are_unique(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     first, second = (batch(client, line(bolt, "sale", 1))["batch_id"] for _time in range(2))
     assert first != second
 
 
-def test_a_bare_array_is_a_batch(client: FlaskClient) -> None:
+def test_batch_accepts_bare_array(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     response = client.post("/transactions/batch", json=[line(bolt, "sale", 4)])
     assert response.status_code == 201
     assert stock(client, bolt) == 6
 
 
-def test_products_are_named_by_id_or_by_sku(client: FlaskClient) -> None:
+def test_batch_lines_accept_product_id_or_sku(client: FlaskClient) -> None:
     bolt = product(client, sku="Größe-1", quantity_on_hand=10)["id"]
     by_sku = {"transaction_type": "sale", "quantity": 3}
     recorded = batch(client, by_sku | {"sku": " GRÖSSE-1 "}, line(bolt, "sale", 2), by_sku | {"sku": "größe-1"})
@@ -111,33 +128,33 @@ def test_products_are_named_by_id_or_by_sku(client: FlaskClient) -> None:
     assert {row["sku"] for row in recorded["transactions"]} == {"Größe-1"}
 
 
-def test_a_line_may_use_what_an_earlier_one_brought(client: FlaskClient) -> None:
+def test_batch_line_may_use_stock_of_earlier_line(client: FlaskClient) -> None:
     bolt = product(client)["id"]
     recorded = batch(client, line(bolt, "purchase", 5), line(bolt, "sale", 5))
     assert [row["balance_after"] for row in recorded["transactions"]] == [5, 0]
 
 
-def test_a_line_may_not_use_what_a_later_one_brings(app: Flask, client: FlaskClient) -> None:
+def test_batch_line_may_not_use_stock_of_later_line(app: Flask, client: FlaskClient) -> None:
     bolt = product(client)["id"]
     with nothing_changes(app):
         response = send(client, [line(bolt, "sale", 5), line(bolt, "purchase", 5)])
     assert rejected_lines(response) == [{"line": 0, "error": "insufficient_stock", "available": 0, "requested": 5}]
 
 
-def test_the_same_product_twice_counts_twice(app: Flask, client: FlaskClient) -> None:
+def test_batch_checks_stock_across_lines_of_one_product(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     with nothing_changes(app):
         response = send(client, [line(bolt, "sale", 6), line(bolt, "sale", 6)])
     assert rejected_lines(response) == [{"line": 1, "error": "insufficient_stock", "available": 4, "requested": 6}]
 
 
-def test_an_expectation_is_held_against_the_running_balance(client: FlaskClient) -> None:
+def test_batch_compares_expected_quantity_with_running_balance(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     batch(client, line(bolt, "sale", 6, expected_quantity=10), line(bolt, "sale", 4, expected_quantity=4))
     assert stock(client, bolt) == 0
 
 
-def test_every_failing_line_is_listed_and_nothing_is_recorded(app: Flask, client: FlaskClient) -> None:
+def test_batch_lists_every_failing_line_and_records_nothing(app: Flask, client: FlaskClient) -> None:
     bolt, nut = product(client, quantity_on_hand=10)["id"], product(client, quantity_on_hand=3)["id"]
     retired = product(client, quantity_on_hand=5, is_active=False)["id"]
     with nothing_changes(app):
@@ -163,11 +180,11 @@ def test_every_failing_line_is_listed_and_nothing_is_recorded(app: Flask, client
         {"line": 6, "error": "stale_quantity", "expected": 10, "quantity_on_hand": 2},
         {"line": 7, "error": "insufficient_stock", "available": 2, "requested": 3},
     ]
-    assert body(response)["message"] == "Nothing was recorded: 6 of 9 lines cannot be."
+    assert body(response)["message"] == "Nothing was recorded: 6 of 9 lines were rejected."
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "fields",
     [
         {"transaction_type": "sale", "quantity": 11},
         {"transaction_type": "adjustment", "quantity": -11},
@@ -175,42 +192,50 @@ def test_every_failing_line_is_listed_and_nothing_is_recorded(app: Flask, client
         {"product_id": 999, "transaction_type": "sale", "quantity": 1},
     ],
 )
-def test_a_line_is_refused_with_the_words_that_it_would_be_alone(client: FlaskClient, facts: dict[str, Any]) -> None:
+def test_batch_line_error_equals_error_of_single_request(client: FlaskClient, fields: dict[str, Any]) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
-    alone = body(client.post("/transactions", json={"product_id": bolt} | facts))
-    error = body(send(client, [{"product_id": bolt} | facts]))["details"]["errors"][0]
+    alone = body(client.post("/transactions", json={"product_id": bolt} | fields))
+    error = body(send(client, [{"product_id": bolt} | fields]))["details"]["errors"][0]
     assert error == {"line": 0, "error": alone["error"], "message": alone["message"], **alone.get("details", {})}
 
 
-def test_a_thousand_lines_are_taken(app: Flask, client: FlaskClient) -> None:
+def test_batch_accepts_1000_lines(app: Flask, client: FlaskClient) -> None:
     bolt = product(client)["id"]
     recorded = batch(client, *[line(bolt, "purchase", 1)] * 1_000)
     assert [row["seq"] for row in recorded["transactions"]] == list(range(1, 1_001))
     assert stock(client, bolt) == 1_000
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_a_thousand_of_the_longest_lines_are_taken_also_as_python_escapes_them(client: FlaskClient) -> None:
+def test_batch_accepts_1000_longest_lines_with_raised_body_limit(app: Flask, client: FlaskClient) -> None:
+    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
     bolt = product(client)["id"]
     longest = line(bolt, "purchase", 10**9, reference="\U0001f529" * 100, notes="\U0001f529" * 500)
     recorded = batch(client, *[longest] * 1_000)
     assert recorded["transactions"][-1]["notes"] == "\U0001f529" * 500
 
 
+def test_batch_rejects_reserved_reason(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client)["id"]
+    lines = [line(bolt, "purchase", 5), line(bolt, "adjustment", 1, reason="import")]
+    with nothing_changes(app):
+        assert invalid_fields(send(client, lines)) == {"json": {"lines"}}
+
+
 @pytest.mark.parametrize("count", [0, 1_001])
-def test_no_line_and_more_than_a_thousand_are_refused(app: Flask, client: FlaskClient, count: int) -> None:
+def test_batch_rejects_zero_or_1001_lines(app: Flask, client: FlaskClient, count: int) -> None:
     bolt = product(client)["id"]
     lines = [line(bolt, "purchase", 1)] * count
     with nothing_changes(app):
-        assert refused_fields(send(client, lines)) == {"json": {"lines"}}
-        assert refused_fields(client.post("/transactions/batch", json=lines)) == {"json": {"lines"}}
+        assert invalid_fields(send(client, lines)) == {"json": {"lines"}}
+        assert invalid_fields(client.post("/transactions/batch", json=lines)) == {"json": {"lines"}}
 
 
-def test_a_line_that_cannot_be_read_is_named_by_its_position(app: Flask, client: FlaskClient) -> None:
+def test_batch_validation_errors_are_keyed_by_line_index(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     with nothing_changes(app):
         response = send(client, [line(bolt, "sale", 1), line(bolt, "gift", 1), line(bolt, "sale", 0), 5])
-    assert refusal(response) == (422, "validation_error")
+    assert error_of(response) == (422, "validation_error")
     lines = body(response)["details"]["json"]["lines"]
     assert {number: set(fields) for number, fields in lines.items()} == {
         "1": {"transaction_type"},
@@ -220,16 +245,16 @@ def test_a_line_that_cannot_be_read_is_named_by_its_position(app: Flask, client:
 
 
 @pytest.mark.parametrize("content", [{}, {"lines": None}, {"lines": {}}, {"lines": [], "more": 1}, 5, "text"])
-def test_what_is_no_list_of_lines_is_refused(app: Flask, client: FlaskClient, content: Any) -> None:
+def test_batch_rejects_malformed_body(app: Flask, client: FlaskClient, content: Any) -> None:
     with nothing_changes(app):
-        assert refusal(client.post("/transactions/batch", json=content)) == (422, "validation_error")
+        assert error_of(client.post("/transactions/batch", json=content)) == (422, "validation_error")
 
 
 def fill(client: FlaskClient, product_id: int) -> None:
     batch(client, *[line(product_id, "purchase", 10**9)] * 1_000)
 
 
-def test_the_stock_may_reach_its_bound_and_not_pass_it(app: Flask, client: FlaskClient) -> None:
+def test_batch_may_reach_but_not_exceed_maximum_stock(app: Flask, client: FlaskClient) -> None:
     bolt = product(client)["id"]
     fill(client, bolt)
     assert stock(client, bolt) == MAX_STOCK
@@ -237,10 +262,10 @@ def test_the_stock_may_reach_its_bound_and_not_pass_it(app: Flask, client: Flask
         response = send(client, [line(bolt, "purchase", 1), line(bolt, "sale", 1)])
     (error,) = rejected_lines(response)
     assert (error["line"], error["error"]) == (0, "validation_error")
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_copies_of_a_batch_at_once_sell_no_more_than_there_is(app: Flask, client: FlaskClient) -> None:
+def test_concurrent_batches_do_not_oversell(app: Flask, client: FlaskClient) -> None:
     bolt, nut = product(client, quantity_on_hand=10)["id"], product(client, quantity_on_hand=10)["id"]
 
     def sell(number: int) -> int:
@@ -251,15 +276,13 @@ def test_copies_of_a_batch_at_once_sell_no_more_than_there_is(app: Flask, client
         statuses = list(pool.map(sell, range(6)))
     assert sorted(statuses) == [201, 201, 201, 400, 400, 400]
     assert (stock(client, bolt), stock(client, nut)) == (1, 1)
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
 @on_postgresql
 @pytest.mark.parametrize("by_sku", [False, True])
-def test_products_are_locked_in_the_order_of_their_ids(
-    app: Flask, client: FlaskClient, database_url: str, by_sku: bool
-) -> None:
-    """Whatever the order of the lines, a batch that waits for a product holds none with a higher id."""
+def test_batch_locks_products_in_id_order(app: Flask, client: FlaskClient, database_url: str, by_sku: bool) -> None:
+    """A batch that waits for a product holds no lock on one with a higher id, whatever the order of its lines."""
     bolt, nut = (
         product(client, sku="BOLT", quantity_on_hand=9)["id"],
         product(client, sku="NUT", quantity_on_hand=9)["id"],
@@ -281,10 +304,8 @@ def test_products_are_locked_in_the_order_of_their_ids(
 
 
 @on_postgresql
-def test_the_lock_of_a_batch_lets_rows_that_refer_to_its_products_be_written(
-    app: Flask, client: FlaskClient, database_url: str
-) -> None:
-    """It is no lock on the product's key."""
+def test_batch_lock_does_not_block_foreign_key_references(app: Flask, client: FlaskClient, database_url: str) -> None:
+    """The batch does not lock the key of the product, so rows that reference it can be written."""
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
     with (
         psycopg.connect(database_url) as holder,
@@ -300,14 +321,14 @@ def test_the_lock_of_a_batch_lets_rows_that_refer_to_its_products_be_written(
 
 
 @on_postgresql
-def test_a_batch_that_was_a_deadlocks_victim_is_run_again(app: Flask, client: FlaskClient, database_url: str) -> None:
+def test_batch_is_retried_after_deadlock(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
     with (
         psycopg.connect(database_url) as other,
         psycopg.connect(database_url, autocommit=True) as observer,
         ThreadPoolExecutor(1) as pool,
     ):
-        # The other one never gives way, so that it is the batch which is chosen.
+        # The other transaction waits a minute before it checks for deadlocks, so the batch becomes the victim.
         other.execute("SET LOCAL deadlock_timeout = '60s'")
         other.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [nut])
         pending = pool.submit(send, app.test_client(), [line(bolt, "sale", 1), line(nut, "sale", 1)])
@@ -317,16 +338,16 @@ def test_a_batch_that_was_a_deadlocks_victim_is_run_again(app: Flask, client: Fl
         response = pending.result()
     assert response.status_code == 201
     assert (stock(client, bolt), stock(client, nut)) == (8, 8)
-    assert_ledger_is_sound(app)
+    assert_ledger_is_consistent(app)
 
 
-def test_a_batch_does_not_touch_other_products(client: FlaskClient) -> None:
+def test_batch_leaves_other_products_unchanged(client: FlaskClient) -> None:
     bolt, nut = product(client, quantity_on_hand=10)["id"], product(client, quantity_on_hand=10)["id"]
     before = body(client.get(f"/products/{nut}"))
     batch(client, line(bolt, "sale", 1))
     assert body(client.get(f"/products/{nut}")) == before
 
 
-def test_single_movements_belong_to_no_batch(client: FlaskClient) -> None:
+def test_single_transaction_has_no_batch_id(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     assert transaction(client, bolt, "sale", 1)["batch_id"] is None

@@ -1,25 +1,24 @@
-"""The feed: every row of the ledger once, in an order that no later commit disturbs."""
+"""The feed: every row of the ledger exactly once, in an order that later commits do not change."""
 
 from __future__ import annotations
 
 import base64
-import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import psycopg
 import pytest
 
 from inventory import create_app
 from inventory.database.base import db
 from inventory.database.keyset import unpack
+from inventory.database.sqlite import driver as sqlite3
 from tests import postgresql
-from tests.builders import listed, nothing_changes, product, refusal, refused_fields, transaction
+from tests.builders import error_of, invalid_fields, listed, nothing_changes, product, transaction
 from tests.conftest import on_postgresql, on_sqlite
+from tests.pollers import Poller, packed, read
 from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
@@ -27,50 +26,13 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from flask.testing import FlaskClient
-    from werkzeug.test import TestResponse
-
-
-def read(client: FlaskClient, after: str | None = None, **query: Any) -> list[dict[str, Any]]:
-    return listed(client.get("/transactions/feed", query_string=query | ({"after": after} if after else {})))
-
-
-def next_page(response: TestResponse) -> str:
-    address, rel = response.headers["Link"].split("; ")
-    assert rel == 'rel="next"'
-    return address.strip("<>")
-
-
-class Poller:
-    """Follows the feed by its links and never asks for anything again."""
-
-    def __init__(self, client: FlaskClient, address: str = "/transactions/feed") -> None:
-        self.client, self.address = client, address
-        self.seen: list[dict[str, Any]] = []
-
-    def poll(self) -> int:
-        response = self.client.get(self.address)
-        rows = listed(response)
-        self.seen += rows
-        self.address = next_page(response)
-        return len(rows)
-
-    def poll_until(self, total: int) -> None:
-        """Poll until so many rows were seen: other databases of a server can hold the newest rows back for a while."""
-        deadline = time.monotonic() + 60
-        while len(self.seen) < total:
-            assert time.monotonic() < deadline, f"saw {len(self.seen)} of {total} rows"
-            self.poll()
-
-    @property
-    def ids(self) -> list[int]:
-        return [row["id"] for row in self.seen]
 
 
 def ledger(client: FlaskClient) -> list[dict[str, Any]]:
     return listed(client.get("/transactions?limit=1000&sort=id"))
 
 
-def test_the_feed_shows_every_row_as_the_list_does_oldest_first(client: FlaskClient) -> None:
+def test_feed_returns_rows_of_list_oldest_first(client: FlaskClient) -> None:
     bolt, nut = product(client, quantity_on_hand=10)["id"], product(client)["id"]
     transaction(client, bolt, "sale", 3, reference="R", notes="N")
     client.post("/transactions/batch", json=[line(nut, "purchase", 4), line(bolt, "adjustment", 2)])
@@ -79,7 +41,7 @@ def test_the_feed_shows_every_row_as_the_list_does_oldest_first(client: FlaskCli
     assert [{name: row[name] for name in row.keys() - {"crossed", "cursor"}} for row in poller.seen] == ledger(client)
 
 
-def test_pages_of_any_size_join_without_gap_or_overlap(client: FlaskClient) -> None:
+def test_feed_pages_have_no_gap_and_no_overlap(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     client.post("/transactions/batch", json=[line(bolt, "purchase", 1)] * 22)
     Poller(client).poll_until(23)
@@ -90,7 +52,7 @@ def test_pages_of_any_size_join_without_gap_or_overlap(client: FlaskClient) -> N
         assert poller.ids == [row["id"] for row in ledger(client)]
 
 
-def test_the_feed_goes_on_after_any_row(client: FlaskClient) -> None:
+def test_feed_resumes_after_any_row(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     for _sale in range(3):
         transaction(client, bolt, "sale", 1)
@@ -100,7 +62,7 @@ def test_the_feed_goes_on_after_any_row(client: FlaskClient) -> None:
         assert read(client, row["cursor"]) == poller.seen[number:]
 
 
-def test_a_hundred_rows_are_shown_unless_asked_otherwise(client: FlaskClient) -> None:
+def test_feed_default_limit_is_100(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     client.post("/transactions/batch", json=[line(bolt, "purchase", 1)] * 120)
     Poller(client).poll_until(121)
@@ -108,7 +70,7 @@ def test_a_hundred_rows_are_shown_unless_asked_otherwise(client: FlaskClient) ->
     assert [poller.poll(), poller.poll(), poller.poll()] == [100, 21, 0]
 
 
-def test_an_empty_feed_has_a_link_on_which_the_first_row_comes(client: FlaskClient) -> None:
+def test_empty_feed_link_returns_the_first_row(client: FlaskClient) -> None:
     poller = Poller(client, "/transactions/feed?limit=5")
     assert poller.poll() == 0
     product(client, quantity_on_hand=10)
@@ -117,7 +79,7 @@ def test_an_empty_feed_has_a_link_on_which_the_first_row_comes(client: FlaskClie
     assert "limit=5" in poller.address
 
 
-def test_a_poller_that_has_seen_all_stays_where_it_is(client: FlaskClient) -> None:
+def test_feed_link_is_unchanged_without_new_rows(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     poller = Poller(client)
     poller.poll_until(1)
@@ -129,7 +91,7 @@ def test_a_poller_that_has_seen_all_stays_where_it_is(client: FlaskClient) -> No
     assert [row["seq"] for row in poller.seen] == [1, 2]
 
 
-def test_what_was_refused_or_rehearsed_is_not_in_the_feed(client: FlaskClient) -> None:
+def test_feed_excludes_failed_requests_and_dry_runs(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     sale = line(bolt, "sale", 1)
     assert client.post("/transactions?dry_run=true", json=sale).status_code == 200
@@ -142,7 +104,7 @@ def test_what_was_refused_or_rehearsed_is_not_in_the_feed(client: FlaskClient) -
 
 
 CROSSINGS = [
-    # reorder point, stock before, movement, stock after and what it means
+    # reorder point, stock before, transaction, expected value of `crossed`
     (10, 11, ("sale", 1), "low"),
     (10, 11, ("sale", 10), "low"),
     (10, 12, ("sale", 1), None),
@@ -166,7 +128,7 @@ CROSSINGS = [
 
 
 @pytest.mark.parametrize(("reorder_point", "before", "movement", "crossed"), CROSSINGS)
-def test_a_row_says_what_it_meant_for_the_reorder_point(
+def test_crossed_reports_crossing_of_reorder_point(
     client: FlaskClient, reorder_point: int, before: int, movement: tuple[str, int], crossed: str | None
 ) -> None:
     bolt = product(client, quantity_on_hand=before, reorder_point=reorder_point)["id"]
@@ -183,25 +145,19 @@ def crossings(client: FlaskClient) -> list[str | None]:
 
 
 @pytest.mark.parametrize("quantity", [5, 10, 50])
-def test_an_opening_stock_crosses_nothing(client: FlaskClient, quantity: int) -> None:
+def test_crossed_is_null_for_opening_stock(client: FlaskClient, quantity: int) -> None:
     product(client, quantity_on_hand=quantity, reorder_point=10)
     assert crossings(client) == [None]
 
 
-def test_a_later_row_that_says_opening_crosses_all_the_same(client: FlaskClient) -> None:
-    bolt = product(client, quantity_on_hand=20, reorder_point=10)["id"]
-    transaction(client, bolt, "adjustment", -20, reason="opening")
-    assert crossings(client) == [None, "out"]
-
-
-def test_a_count_that_agrees_crosses_nothing(client: FlaskClient) -> None:
+def test_crossed_is_null_for_count_without_difference(client: FlaskClient) -> None:
     for quantity in (0, 10, 11):
         bolt = product(client, quantity_on_hand=quantity, reorder_point=10)["id"]
         client.post(f"/products/{bolt}/counts", json={"counted_quantity": quantity})
     assert set(crossings(client)) == {None}
 
 
-def test_a_later_reorder_point_does_not_rewrite_what_a_row_meant(client: FlaskClient) -> None:
+def test_crossed_is_unchanged_by_later_reorder_point(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=20, reorder_point=10)["id"]
     transaction(client, bolt, "sale", 5)
     client.patch(f"/products/{bolt}", json={"reorder_point": 18})
@@ -210,7 +166,7 @@ def test_a_later_reorder_point_does_not_rewrite_what_a_row_meant(client: FlaskCl
     assert crossings(client) == [None, None, None, "recovered"]
 
 
-def test_every_door_to_stock_says_what_it_crossed(client: FlaskClient) -> None:
+def test_crossed_is_set_by_every_kind_of_write(client: FlaskClient) -> None:
     bolt = product(client, sku="BOLT", quantity_on_hand=20, reorder_point=10)["id"]
     client.post(f"/products/{bolt}/counts", json={"counted_quantity": 4})
     client.put(f"/products/{bolt}", json={"quantity_on_hand": 0})
@@ -221,58 +177,54 @@ def test_every_door_to_stock_says_what_it_crossed(client: FlaskClient) -> None:
     assert crossings(client) == [None, "low", "out", "recovered", "low", "recovered", "out"]
 
 
-# Cursors from elsewhere
+# Invalid cursors
 
 
-def packed(position: Any) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
-
-
-MOMENT = "2026-01-01T00:00:00+00:00"
-BAD_CURSORS = {
+TIMESTAMP = "2026-01-01T00:00:00+00:00"
+INVALID_CURSORS = {
     "empty": "",
-    "no base64": "a b",
-    "beyond ASCII": "é",
+    "not base64": "a b",
+    "not ASCII": "é",
     "a NUL": "\0",
-    "no JSON": base64.urlsafe_b64encode(b"{feed").decode(),
+    "not JSON": base64.urlsafe_b64encode(b"{feed").decode(),
     "a number": packed(7),
     "an object": packed({"feed": 1}),
-    "another list": packed(["page", 0, 1]),
+    "wrong tag": packed(["page", 0, 1]),
     "too short": packed(["feed", 0, 1]),
-    "too long": packed(["feed", 0, 1, MOMENT, 2]),
-    "text for an id": packed(["feed", 0, "1", MOMENT]),
-    "a fraction for an id": packed(["feed", 0, 1.0, MOMENT]),
-    "no id": packed(["feed", 0, None, MOMENT]),
-    "a flag for an id": packed(["feed", 0, True, MOMENT]),
-    "an id past 63 bits": packed(["feed", 0, 2**63, MOMENT]),
-    "an id below 0": packed(["feed", 0, -1, MOMENT]),
-    "a row that is not there": packed(["feed", 0, 2**63 - 1, MOMENT]),
-    "a row at another time": packed(["feed", 0, 1, MOMENT]),
+    "too long": packed(["feed", 0, 1, TIMESTAMP, 2]),
+    "text for an id": packed(["feed", 0, "1", TIMESTAMP]),
+    "a float for an id": packed(["feed", 0, 1.0, TIMESTAMP]),
+    "null for an id": packed(["feed", 0, None, TIMESTAMP]),
+    "a boolean for an id": packed(["feed", 0, True, TIMESTAMP]),
+    "an id over 63 bits": packed(["feed", 0, 2**63, TIMESTAMP]),
+    "an id below 0": packed(["feed", 0, -1, TIMESTAMP]),
+    "a missing row": packed(["feed", 0, 2**63 - 1, TIMESTAMP]),
+    "a row at another time": packed(["feed", 0, 1, TIMESTAMP]),
 }
 
 
-@pytest.mark.parametrize("kind", BAD_CURSORS)
-def test_a_cursor_that_the_feed_never_gave_is_refused(app: Flask, client: FlaskClient, kind: str) -> None:
+@pytest.mark.parametrize("kind", INVALID_CURSORS)
+def test_feed_rejects_invalid_cursor(app: Flask, client: FlaskClient, kind: str) -> None:
     product(client, quantity_on_hand=10)
     with nothing_changes(app):
-        response = client.get("/transactions/feed", query_string={"after": BAD_CURSORS[kind]})
-    assert refusal(response) == (400, "invalid_cursor")
+        response = client.get("/transactions/feed", query_string={"after": INVALID_CURSORS[kind]})
+    assert error_of(response) == (400, "invalid_cursor")
 
 
-def test_the_cursor_of_a_list_is_none_of_the_feed_and_the_other_way_round(client: FlaskClient) -> None:
+def test_feed_and_list_cursors_are_not_interchangeable(client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     transaction(client, bolt, "sale", 1)
     link = client.get("/transactions?limit=1").headers["Link"]
     cursor = link.partition("cursor=")[2].partition(">")[0]
-    assert refusal(client.get(f"/transactions/feed?after={cursor}")) == (400, "invalid_cursor")
+    assert error_of(client.get(f"/transactions/feed?after={cursor}")) == (400, "invalid_cursor")
     poller = Poller(client)
     poller.poll_until(2)
     cursor = poller.seen[0]["cursor"]
-    assert refusal(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
+    assert error_of(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])
-def test_a_cursor_that_differs_from_its_row_in_anything_is_refused(client: FlaskClient, part: int) -> None:
+def test_feed_rejects_cursor_that_mismatches_its_row(client: FlaskClient, part: int) -> None:
     bolt = product(client, quantity_on_hand=10)["id"]
     transaction(client, bolt, "sale", 1)
     poller = Poller(client)
@@ -280,14 +232,14 @@ def test_a_cursor_that_differs_from_its_row_in_anything_is_refused(client: Flask
     first, second = (unpack(row["cursor"]) for row in poller.seen)
     assert len(read(client, packed(first))) == 1
     first[part] = second[part] if first[part] != second[part] else first[part] + 1
-    assert refusal(client.get(f"/transactions/feed?after={packed(first)}")) == (400, "invalid_cursor")
+    assert error_of(client.get(f"/transactions/feed?after={packed(first)}")) == (400, "invalid_cursor")
 
 
 @on_sqlite
-def test_a_poller_is_told_that_a_ledger_was_put_back_to_an_older_copy(
+def test_feed_rejects_newer_cursor_after_restore_from_backup(
     client: FlaskClient, database_url: str, tmp_path: Path
 ) -> None:
-    """Else it would pass over the rows that were written since under numbers that it had seen."""
+    """Otherwise the poller would skip rows written after the restore under ids that it has already seen."""
     bolt = product(client, quantity_on_hand=10)["id"]
     with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as live:
         live.execute("VACUUM INTO ?", [str(tmp_path / "copy.db")])
@@ -300,7 +252,7 @@ def test_a_poller_is_told_that_a_ledger_was_put_back_to_an_older_copy(
         transaction(other, bolt, "sale", quantity)
     assert len(read(other, poller.seen[0]["cursor"])) == 2
     response = other.get("/transactions/feed", query_string={"after": poller.seen[1]["cursor"]})
-    assert refusal(response) == (400, "invalid_cursor")
+    assert error_of(response) == (400, "invalid_cursor")
     with restored.app_context():
         db.engine.dispose()
 
@@ -308,15 +260,15 @@ def test_a_poller_is_told_that_a_ledger_was_put_back_to_an_older_copy(
 @pytest.mark.parametrize(
     "query", [{"limit": 0}, {"limit": 1_001}, {"limit": "x"}, {"after": "x" * 4_001}, {"cursor": "x"}, {"skip": 1}]
 )
-def test_other_parameters_are_refused(client: FlaskClient, query: dict[str, Any]) -> None:
-    assert refused_fields(client.get("/transactions/feed", query_string=query)) == {"query": set(query)}
+def test_feed_rejects_invalid_parameters(client: FlaskClient, query: dict[str, Any]) -> None:
+    assert invalid_fields(client.get("/transactions/feed", query_string=query)) == {"query": set(query)}
 
 
 # Transactions that commit out of order
 
 
 def insert_row(connection: psycopg.Connection[Any], product_id: int, quantity: int) -> int:
-    """Record a purchase as the service does, in a transaction that stays open. Returns the row's id."""
+    """Record a purchase as the service does, in a transaction that stays open. Returns the id of the row."""
     (balance, seq) = connection.execute(
         "UPDATE products SET quantity_on_hand = quantity_on_hand + %s, last_seq = last_seq + 1 WHERE id = %s"
         " RETURNING quantity_on_hand, last_seq",
@@ -332,7 +284,7 @@ def insert_row(connection: psycopg.Connection[Any], product_id: int, quantity: i
 
 
 @on_postgresql
-def test_a_row_with_a_lower_id_that_is_committed_later_is_not_missed(client: FlaskClient, database_url: str) -> None:
+def test_feed_does_not_miss_lower_id_committed_later(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     poller = Poller(client)
     with psycopg.connect(database_url) as slow, psycopg.connect(database_url) as quick:
@@ -347,7 +299,7 @@ def test_a_row_with_a_lower_id_that_is_committed_later_is_not_missed(client: Fla
 
 
 @on_postgresql
-def test_a_row_that_is_rolled_back_holds_nothing_up_for_ever(client: FlaskClient, database_url: str) -> None:
+def test_feed_continues_after_rollback(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     poller = Poller(client)
     with psycopg.connect(database_url) as slow:
@@ -360,7 +312,7 @@ def test_a_row_that_is_rolled_back_holds_nothing_up_for_ever(client: FlaskClient
 
 
 @on_postgresql
-def test_rows_before_the_oldest_open_transaction_are_shown(client: FlaskClient, database_url: str) -> None:
+def test_feed_shows_rows_before_oldest_open_transaction(client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client)["id"], product(client)["id"]
     before = transaction(client, nut, "purchase", 1)["id"]
     poller = Poller(client)
@@ -376,7 +328,7 @@ def test_rows_before_the_oldest_open_transaction_are_shown(client: FlaskClient, 
 
 
 @on_postgresql
-def test_open_transactions_that_only_read_hold_nothing_up(client: FlaskClient, database_url: str) -> None:
+def test_feed_is_not_delayed_by_read_only_transaction(client: FlaskClient, database_url: str) -> None:
     bolt = product(client)["id"]
     poller = Poller(client)
     with psycopg.connect(database_url) as reader:
@@ -386,10 +338,8 @@ def test_open_transactions_that_only_read_hold_nothing_up(client: FlaskClient, d
 
 
 @on_postgresql
-def test_a_batch_that_began_first_stands_behind_the_sale_that_it_had_to_wait_for(
-    app: Flask, client: FlaskClient, database_url: str
-) -> None:
-    """Each product's rows come in the order of ``seq``, though the batch's transaction has the lower number."""
+def test_feed_orders_batch_after_transactions_it_waited_for(app: Flask, client: FlaskClient, database_url: str) -> None:
+    """The rows of each product are in the order of ``seq``, although the batch has the lower transaction id."""
     first, middle, last = (product(client, quantity_on_hand=100)["id"] for _product in range(3))
     with (
         psycopg.connect(database_url) as holder,
@@ -414,9 +364,7 @@ def test_a_batch_that_began_first_stands_behind_the_sale_that_it_had_to_wait_for
     ]
 
 
-def test_a_poller_beside_busy_writers_sees_every_row_once_and_each_product_in_order(
-    app: Flask, client: FlaskClient
-) -> None:
+def test_feed_during_concurrent_writes_has_every_row_once_in_order(app: Flask, client: FlaskClient) -> None:
     products = [product(client, quantity_on_hand=1_000)["id"] for _product in range(4)]
     finished = Event()
 
@@ -438,8 +386,10 @@ def test_a_poller_beside_busy_writers_sees_every_row_once_and_each_product_in_or
 
     with ThreadPoolExecutor(5) as pool:
         following = pool.submit(follow)
-        list(pool.map(write, range(4)))
-        finished.set()
+        try:
+            list(pool.map(write, range(4)))
+        finally:
+            finished.set()
         poller = following.result()
     rows = {row["id"]: row for row in ledger(client)}
     poller.poll_until(len(rows))

@@ -1,4 +1,4 @@
-"""Errors that no view raises: unknown addresses and methods, bodies too large or broken, and the unexpected."""
+"""Errors not raised by a view: unknown paths and methods, large or malformed bodies, unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask import Flask
-    from flask.testing import FlaskClient
+
+    from tests.environments import Environment
 
 PRIVATE = "SELECT fingerprint FROM /srv/inventory/keys.py"
 
@@ -29,33 +30,52 @@ UNKNOWN_PATHS += ["/docs/nothing", "/static/style.css", "/.git/config", "/docs/.
 
 
 @pytest.mark.parametrize("path", UNKNOWN_PATHS)
-def test_an_unknown_address_is_404(shared_app: Flask, path: str) -> None:
+def test_unknown_path_returns_404(shared_app: Flask, path: str) -> None:
     response = shared_app.test_client().get(path)
     assert assert_envelope(response, 404, path) == "not_found"
 
 
-def test_an_unknown_address_is_404_whatever_its_parameters(shared_app: Flask) -> None:
+def test_unknown_path_with_parameters_returns_404(shared_app: Flask) -> None:
     response = shared_app.test_client().get("/nothing?a=1&a=2")
     assert assert_envelope(response, 404, "repeated parameters") == "not_found"
 
 
-def test_another_method_is_405_and_allow_lists_the_methods_there_are(shared_app: Flask) -> None:
-    served = defaultdict(set)
-    for method, path in routes(shared_app):
-        served[path].add(method)
+def served(app: Flask) -> Iterator[tuple[str, set[str]]]:
+    """A path of every route, and its methods."""
+    methods = defaultdict(set)
+    for method, rule in routes(app):
+        methods[rule].add(method)
+    known = {"path": "index.html", "batch_id": "00000000-0000-4000-8000-000000000000"}
+    for rule, allowed in methods.items():
+        yield rule.format_map(defaultdict(lambda: "1", known)), allowed
+
+
+def test_wrong_method_returns_405_with_allow(shared_app: Flask) -> None:
     client = shared_app.test_client()
-    for path, methods in served.items():
-        known = {"path": "index.html", "batch_id": "00000000-0000-4000-8000-000000000000"}
-        address = path.format_map(defaultdict(lambda: "1", known))
+    for path, methods in served(shared_app):
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"} - methods:
-            response = client.open(f"{address}?a=1&a=2", method=method)
+            response = client.open(f"{path}?a=1&a=2", method=method)
             assert assert_envelope(response, 405, f"{method} {path}") == "method_not_allowed"
             assert set(response.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"} == methods, path
 
 
+def test_options_returns_allowed_methods_in_header_and_body(shared_app: Flask) -> None:
+    client = shared_app.test_client()
+    for path, methods in served(shared_app):
+        allowed = sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+        response = client.options(path)
+        assert (response.status_code, response.get_json()) == (200, {"allow": allowed}), path
+        assert response.headers["Allow"] == ", ".join(allowed), path
+
+
+@pytest.mark.parametrize("path", [path for path in UNKNOWN_PATHS if not path.startswith("/docs/")])
+def test_options_of_unknown_path_returns_404(shared_app: Flask, path: str) -> None:
+    assert assert_envelope(shared_app.test_client().options(path), 404, path) == "not_found"
+
+
 @pytest.fixture
 def small_server(database_url: str) -> Iterator[Gunicorn]:
-    """A server that takes a kibibyte, of JSON and of CSV alike."""
+    """A server with a body limit of 1 KiB, for JSON and CSV."""
     with Gunicorn(database_url, INVENTORY_MAX_BODY_BYTES="1024", INVENTORY_MAX_IMPORT_BYTES="1024") as running:
         yield running
 
@@ -63,7 +83,7 @@ def small_server(database_url: str) -> Iterator[Gunicorn]:
 def post(
     server: Gunicorn, path: str, content_type: str, chunks: list[bytes], *, length: int | None
 ) -> tuple[int, bytes]:
-    """Send a body with a Content-Length, or without one in chunks as they stand."""
+    """Send a body with a Content-Length, or chunked, with ``chunks`` as the encoded body."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.putrequest("POST", path)
     connection.putheader("Content-Type", content_type)
@@ -82,9 +102,10 @@ def post(
 BODIES = [("/categories", "application/json", b'{"name": "Nuts"}'), ("/import/products", "text/csv", b"sku,name\n")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("path", "content_type", "body"), BODIES, ids=["JSON", "CSV"])
-def test_a_body_past_the_limit_is_413_with_and_without_its_length(
+def test_body_over_limit_returns_413_with_and_without_length(
     small_server: Gunicorn, path: str, content_type: str, body: bytes
 ) -> None:
     padded = body.ljust(1_025, b"\n")
@@ -97,9 +118,10 @@ def test_a_body_past_the_limit_is_413_with_and_without_its_length(
         assert (status, b'"payload_too_large"' in answer) == (413, True), answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("path", "content_type", "body"), BODIES, ids=["JSON", "CSV"])
-def test_a_body_in_broken_chunks_is_400(small_server: Gunicorn, path: str, content_type: str, body: bytes) -> None:
+def test_malformed_chunks_return_400(small_server: Gunicorn, path: str, content_type: str, body: bytes) -> None:
     status, answer = post(small_server, path, content_type, [b"zz\r\n", body, b"\r\n0\r\n\r\n"], length=None)
     assert (status, b'"code":400' in answer) == (400, True), answer
     assert "Traceback" not in small_server.output()
@@ -116,9 +138,7 @@ UNEXPECTED = [
 
 
 @pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
-def test_the_unexpected_is_500_that_tells_nothing_and_is_logged(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unexpected_exception_returns_500_and_is_logged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     app = create_app({"DATABASE_URL": "sqlite://"})
 
     @app.get("/broken")
@@ -133,16 +153,18 @@ def test_the_unexpected_is_500_that_tells_nothing_and_is_logged(
 
 
 @pytest.mark.parametrize("statement", ["SELEKT 1", "INSERT INTO categories (id) VALUES (1)"])
-def test_an_unexpected_error_of_the_database_is_500_that_tells_nothing_and_is_logged(
-    app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture, statement: str
+def test_unexpected_database_error_returns_500_and_is_logged(
+    own_environment: Environment, caplog: pytest.LogCaptureFixture, statement: str
 ) -> None:
+    app = own_environment.app
+
     @app.get("/broken")
     def broken() -> str:
         db.session.execute(text(statement))
         return "not reached"
 
     with caplog.at_level(logging.ERROR):
-        response = client.get("/broken")
+        response = app.test_client().get("/broken")
     assert assert_envelope(response, 500, statement) == "internal_error"
     assert "categories" not in response.text
     assert statement in caplog.text

@@ -12,10 +12,23 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from inventory.database.base import db, fold
+from inventory.database.base import db
+from inventory.database.types import fold
 from inventory.models.product import Product
-from tests.builders import body, book, category, listed, product, refusal, refused_fields, shelve, transaction
+from tests.builders import (
+    body,
+    category,
+    error_of,
+    insert_products,
+    insert_transactions,
+    invalid_fields,
+    listed,
+    product,
+    transaction,
+)
+from tests.clients import HttpClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,11 +36,13 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.servers import Gunicorn
+
 Row = dict[str, Any]
 MANY = 23
 YEARS = datetime(1, 1, 2), datetime(9999, 12, 30)  # noqa: DTZ001 - Hypothesis wants its bounds without a zone
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
-# How each column sorts, said in Python; on both engines text goes by the code points of its folded form.
+# The sort key of each column in Python. On both engines, text sorts by the code points of its case-folded form.
 KEYS: dict[str, Callable[[Row], Any]] = {
     "id": lambda row: row["id"],
     "sku": lambda row: fold(row["sku"]),
@@ -41,14 +56,14 @@ KEYS: dict[str, Callable[[Row], Any]] = {
 
 
 def links(client: FlaskClient, url: str) -> tuple[list[Row], dict[str, str]]:
-    """A page's rows, and the addresses of its neighbours by their relation."""
+    """The rows of a page, and its Link URLs by relation."""
     response = client.get(url)
     found = re.findall(r'<([^>]*)>; rel="(\w+)"', response.headers.get("Link", ""))
     return listed(response), {rel: address for address, rel in found}
 
 
 def walk(client: FlaskClient, url: str, rel: str = "next") -> Iterator[list[Row]]:
-    """The page at ``url`` and those that its links of one relation lead to."""
+    """The page at ``url`` and those that follow it by links of one relation."""
     following: str | None = url
     while following:
         rows, neighbours = links(client, following)
@@ -61,7 +76,7 @@ def ids(pages: Iterator[list[Row]] | list[list[Row]]) -> list[int]:
 
 
 def in_order(rows: list[Row], sort: str) -> list[Row]:
-    """What Python makes of a ``sort`` parameter: by each column in turn, and last by id."""
+    """Rows sorted in Python by a ``sort`` parameter, with id as the tie-breaker."""
     terms = sort.split(",")
     if "id" not in {term.removeprefix("-") for term in terms}:
         terms.append("id")
@@ -75,12 +90,12 @@ def cursor_of(url: str) -> str:
 
 
 def forged(names: Any, values: Any, *, backward: Any = False) -> str:
-    """A cursor of the list of products with this content; names that are a list follow whose list it is."""
+    """A cursor of the product list with this content. A list of names is prefixed with the list's own name."""
     order = ["Product.id", *names] if isinstance(names, list) else names
     return base64.urlsafe_b64encode(orjson.dumps([order, backward, values])).rstrip(b"=").decode()
 
 
-def test_a_forged_cursor_of_sound_content_is_honoured(client: FlaskClient) -> None:
+def test_forged_cursor_with_valid_content_is_accepted(client: FlaskClient) -> None:
     first, second = product(client), product(client)
     cursor = forged(["id"], [first["id"]])
     assert [row["id"] for row in listed(client.get(f"/products?cursor={cursor}"))] == [second["id"]]
@@ -102,7 +117,7 @@ def shelf(app: Flask, client: FlaskClient) -> list[Row]:
         }
         for number in range(MANY)
     ]
-    shelve(app, category(client)["id"], rows)
+    insert_products(app, category(client)["id"], rows)
     return listed(client.get("/products"))
 
 
@@ -119,9 +134,7 @@ def shelf(app: Flask, client: FlaskClient) -> list[Row]:
         "-reorder_point,quantity_on_hand,-price,name,-sku,-created_at,updated_at",
     ],
 )
-def test_next_leads_through_every_row_in_order_and_prev_back_through_the_same_pages(
-    client: FlaskClient, shelf: list[Row], sort: str
-) -> None:
+def test_next_and_prev_links_visit_the_same_pages_in_order(client: FlaskClient, shelf: list[Row], sort: str) -> None:
     there = list(walk(client, f"/products?sort={sort}&limit=4"))
     assert [row for rows in there for row in rows] == in_order(shelf, sort)
     assert [len(rows) for rows in there] == [4, 4, 4, 4, 4, 3]
@@ -131,7 +144,7 @@ def test_next_leads_through_every_row_in_order_and_prev_back_through_the_same_pa
     assert list(walk(client, last, "prev")) == there[::-1]
 
 
-def test_pages_of_the_ledger_follow_each_other_newest_first_by_default(client: FlaskClient) -> None:
+def test_transaction_pages_are_newest_first_by_default(client: FlaskClient) -> None:
     bolt, nut = product(client), product(client)
     for number in range(10):
         transaction(client, (bolt, nut)[number % 2]["id"], "purchase", 1)
@@ -144,15 +157,15 @@ def test_pages_of_the_ledger_follow_each_other_newest_first_by_default(client: F
         assert max(len(rows) for rows in pages) == 3
 
 
-def test_pages_of_rows_of_one_moment_miss_none(app: Flask, client: FlaskClient) -> None:
+def test_transaction_pages_with_equal_timestamps_miss_no_row(app: Flask, client: FlaskClient) -> None:
     bolt = product(client)
-    book(app, bolt["id"], [NOON] * 7)
+    insert_transactions(app, bolt["id"], [NOON] * 7)
     for sort in ("created_at", "-created_at", "created_at,-id", "-created_at,-id"):
         there = list(walk(client, f"/transactions?sort={sort}&limit=2"))
         assert sorted(ids(there)) == list(range(1, 8))
 
 
-def test_pages_of_low_stock_follow_each_other_by_urgency(client: FlaskClient) -> None:
+def test_low_stock_pages_are_ordered_by_shortage(client: FlaskClient) -> None:
     for quantity, reorder_point in ((5, 5), (0, 3), (1, 4), (9, 10), (0, 3), (4, 4), (7, 6)):
         product(client, quantity_on_hand=quantity, reorder_point=reorder_point)
     there = list(walk(client, "/products/low-stock?limit=2"))
@@ -160,7 +173,7 @@ def test_pages_of_low_stock_follow_each_other_by_urgency(client: FlaskClient) ->
     assert [row["quantity_on_hand"] - row["reorder_point"] for rows in there for row in rows] == [-3, -3, -3, -1, 0, 0]
 
 
-def test_pages_of_categories_follow_each_other(client: FlaskClient) -> None:
+def test_category_pages_follow_the_sort_order(client: FlaskClient) -> None:
     for name in ("b", "A", "ß", "c", "Ä"):
         category(client, name=name)
     for sort in ("id", "-name", "created_at", "-created_at,name"):
@@ -186,33 +199,32 @@ SORTS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(rows=st.lists(ROWS, max_size=12), sort=SORTS, limit=st.integers(1, 5))
 @example(rows=[], sort="id", limit=1)
-def test_pages_agree_with_sorting_in_python(
-    app: Flask, client: FlaskClient, rows: list[Row], sort: str, limit: int
-) -> None:
+def test_pages_match_sorting_in_python(app: Flask, client: FlaskClient, rows: list[Row], sort: str, limit: int) -> None:
     with app.app_context():
         db.session.execute(delete(Product))
         db.session.commit()
     category_id = (listed(client.get("/categories")) or [category(client)])[0]["id"]
-    shelve(app, category_id, rows)
+    insert_products(app, category_id, rows)
     expected = in_order(listed(client.get("/products?limit=1000")), sort)
     assert listed(client.get(f"/products?sort={sort}&limit=1000")) == expected
     assert [row for page in walk(client, f"/products?sort={sort}&limit={limit}") for row in page] == expected
 
 
 @pytest.mark.parametrize("sort", ["name", "-name", "price,-name", "-created_at"])
-def test_rows_that_stay_are_visited_once_while_others_come_and_go_between_pages(
+def test_pages_visit_rows_once_despite_inserts_and_deletes(
     app: Flask, client: FlaskClient, shelf: list[Row], sort: str
 ) -> None:
     category_id = shelf[0]["category_id"]
-    doomed = [row["id"] for row in shelf[::3]]
+    to_delete = [row["id"] for row in shelf[::3]]
     seen: list[int] = []
     for number, rows in enumerate(walk(client, f"/products?sort={sort}&limit=3")):
         seen += [row["id"] for row in rows]
         # One row before every position, one after every position, one in the middle, and one at the position itself.
-        shelve(
+        insert_products(
             app,
             category_id,
             [
@@ -221,15 +233,15 @@ def test_rows_that_stay_are_visited_once_while_others_come_and_go_between_pages(
                 {"name": "nut", "price": Decimal("0.2"), "created_at": NOON + timedelta(microseconds=2)},
             ],
         )
-        if doomed:
-            client.delete(f"/products/{doomed.pop()}")
+        if to_delete:
+            client.delete(f"/products/{to_delete.pop()}")
         client.delete(f"/products/{rows[-1]['id']}")
-    stayed = {row["id"] for row in listed(client.get("/products?limit=1000"))}
+    remaining = {row["id"] for row in listed(client.get("/products?limit=1000"))}
     assert len(seen) == len(set(seen))
-    assert stayed & {row["id"] for row in shelf} <= set(seen)
+    assert remaining & {row["id"] for row in shelf} <= set(seen)
 
 
-def test_prev_leads_back_although_the_rows_it_began_at_are_gone(client: FlaskClient, shelf: list[Row]) -> None:
+def test_prev_link_works_after_its_boundary_rows_are_deleted(client: FlaskClient, shelf: list[Row]) -> None:
     order = [row["id"] for row in in_order(shelf, "name")]
     second = links(client, "/products?sort=name&limit=4")[1]["next"]
     back = links(client, second)[1]["prev"]
@@ -242,7 +254,7 @@ def test_prev_leads_back_although_the_rows_it_began_at_are_gone(client: FlaskCli
 
 
 @pytest.mark.usefixtures("shelf")
-def test_only_neighbours_that_exist_are_linked(client: FlaskClient) -> None:
+def test_link_header_contains_only_existing_pages(client: FlaskClient) -> None:
     first, following = links(client, f"/products?limit={MANY - 1}")
     assert (len(first), set(following)) == (MANY - 1, {"next"})
     assert links(client, following["next"])[1].keys() == {"prev"}
@@ -250,7 +262,7 @@ def test_only_neighbours_that_exist_are_linked(client: FlaskClient) -> None:
     assert links(client, "/products?search=nothing")[1] == {}
 
 
-def test_links_keep_filters_sort_limit_and_total(client: FlaskClient, shelf: list[Row]) -> None:
+def test_links_keep_filters_sort_limit_and_include_total(client: FlaskClient, shelf: list[Row]) -> None:
     url = "/products?search=STRA%C3%9FE&sort=-sku&limit=2&include_total=true&is_active=true"
     following = links(client, url)[1]["next"]
     query = parse_qs(urlsplit(following).query)
@@ -261,7 +273,40 @@ def test_links_keep_filters_sort_limit_and_total(client: FlaskClient, shelf: lis
     assert [row for rows in walk(client, url) for row in rows] == expected
 
 
-def test_skip_passes_over_rows_and_leads_on_and_back(client: FlaskClient, shelf: list[Row]) -> None:
+def test_links_keep_repeated_parameters(client: FlaskClient, shelf: list[Row]) -> None:
+    chosen = shelf[2:9]
+    url = "/products?limit=2&" + "&".join(f"sku={row['sku']}" for row in chosen)
+    assert [row for rows in walk(client, url) for row in rows] == chosen
+    assert [row for rows in walk(client, f"{url}&skip=5", "prev") for row in rows] != []
+
+
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize("address", ["/products", "/transactions/feed", "/products/feed"])
+@pytest.mark.parametrize("host", ["stock.example.com:8443", "[::1]:8000", "stock_service"])
+def test_links_are_absolute(client: FlaskClient, address: str, host: str) -> None:
+    https = {"wsgi.url_scheme": "https"}
+    response = client.get(f"{address}?limit=2", headers={"Host": host}, environ_overrides=https)
+    assert response.headers["Link"].startswith(f"<https://{host}{address}?limit=2")
+
+
+@pytest.mark.usefixtures("shelf")
+def test_links_use_host_and_forwarded_proto_behind_a_proxy(server: Gunicorn) -> None:
+    forwarded = {"Host": "stock.example.com", "X-Forwarded-Proto": "https"}
+    with HttpClient(server.url) as connection:
+        answer = connection.request("GET", "/products?limit=2", headers=forwarded)
+    assert answer.headers["Link"].startswith("<https://stock.example.com/products?limit=2&cursor=")
+
+
+@pytest.mark.usefixtures("shelf")
+def test_links_are_paths_without_host_header(app: Flask) -> None:
+    environ = EnvironBuilder("/products?limit=2").get_environ() | {"SERVER_PROTOCOL": "HTTP/1.0"}
+    del environ["HTTP_HOST"]
+    _body, status, headers = run_wsgi_app(app, environ)
+    assert status == "200 OK"
+    assert headers["Link"].startswith("</products?limit=2&cursor=")
+
+
+def test_skip_offsets_the_page_and_links_both_ways(client: FlaskClient, shelf: list[Row]) -> None:
     order = [row["id"] for row in in_order(shelf, "-price,name")]
     rows, neighbours = links(client, "/products?sort=-price,name&skip=8&limit=5")
     assert [row["id"] for row in rows] == order[8:13]
@@ -272,36 +317,36 @@ def test_skip_passes_over_rows_and_leads_on_and_back(client: FlaskClient, shelf:
     assert len(back) == 2
 
 
-@pytest.mark.usefixtures("shelf")
 @pytest.mark.parametrize("skip", [1, 3, 4, 7, 13])
-def test_prev_of_skipped_rows_shows_each_of_them_once(client: FlaskClient, shelf: list[Row], skip: int) -> None:
+def test_prev_links_after_skip_visit_skipped_rows_once(client: FlaskClient, shelf: list[Row], skip: int) -> None:
     back = links(client, f"/products?skip={skip}&limit=4")[1]["prev"]
     before = [row for rows in reversed(list(walk(client, back, "prev"))) for row in rows]
     assert ids([before]) == [row["id"] for row in shelf[:skip]]
 
 
-def test_skip_past_the_end_is_an_empty_page(client: FlaskClient) -> None:
+@pytest.mark.usefixtures("shelf")
+def test_skip_past_the_end_returns_an_empty_page(client: FlaskClient) -> None:
     for skip in (MANY, 10**9):
         rows, neighbours = links(client, f"/products?skip={skip}")
         assert (rows, set(neighbours)) == ([], {"prev"})
 
 
-def test_skip_0_and_a_cursor_go_together_but_no_other_skip(client: FlaskClient, shelf: list[Row]) -> None:
+def test_cursor_can_be_combined_only_with_skip_0(client: FlaskClient, shelf: list[Row]) -> None:
     following = links(client, "/products?limit=4")[1]["next"]
     assert ids([links(client, f"{following}&skip=0")[0]]) == [row["id"] for row in shelf[4:8]]
-    assert refused_fields(client.get(f"{following}&skip=1")) == {"query": {"cursor"}}
+    assert invalid_fields(client.get(f"{following}&skip=1")) == {"query": {"cursor"}}
 
 
-def test_limit_is_100_unless_said_and_1000_at_most(app: Flask, client: FlaskClient) -> None:
-    shelve(app, category(client)["id"], [{} for _ in range(1001)])
+def test_limit_defaults_to_100_with_maximum_1000(app: Flask, client: FlaskClient) -> None:
+    insert_products(app, category(client)["id"], [{} for _ in range(1001)])
     assert len(listed(client.get("/products"))) == 100
     assert len(listed(client.get("/products?limit=1000"))) == 1000
     assert len(listed(client.get("/products?limit=1"))) == 1
-    assert refused_fields(client.get("/products?limit=1001")) == {"query": {"limit"}}
+    assert invalid_fields(client.get("/products?limit=1001")) == {"query": {"limit"}}
     assert [len(rows) for rows in walk(client, "/products?limit=1000")] == [1000, 1]
 
 
-def test_total_counts_what_the_filters_leave_on_every_page(client: FlaskClient, shelf: list[Row]) -> None:
+def test_total_count_respects_filters_on_every_page(client: FlaskClient, shelf: list[Row]) -> None:
     wanted = sum(row["price"] == 0.1 for row in shelf)
     url = "/products?max_price=0.1&limit=3&include_total=true"
     following = links(client, url)[1]["next"]
@@ -312,29 +357,29 @@ def test_total_counts_what_the_filters_leave_on_every_page(client: FlaskClient, 
 
 
 @pytest.mark.usefixtures("shelf")
-def test_total_is_not_counted_unless_asked_for(client: FlaskClient) -> None:
+def test_total_count_is_omitted_by_default(client: FlaskClient) -> None:
     for query in ("", "?include_total=false"):
         assert "X-Total-Count" not in client.get(f"/products{query}").headers
 
 
 @pytest.mark.usefixtures("shelf")
-def test_cursor_of_another_order_is_refused(client: FlaskClient) -> None:
+def test_cursor_of_another_sort_order_is_rejected(client: FlaskClient) -> None:
     cursor = cursor_of(links(client, "/products?sort=name&limit=2")[1]["next"])
     for sort in ("id", "-name", "name,price", "name,-id", "sku", "created_at"):
         answer = client.get("/products", query_string={"sort": sort, "cursor": cursor})
-        assert refusal(answer) == (400, "invalid_cursor")
-    assert refusal(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
+        assert error_of(answer) == (400, "invalid_cursor")
+    assert error_of(client.get(f"/transactions?cursor={cursor}")) == (400, "invalid_cursor")
 
 
 @pytest.mark.usefixtures("shelf")
-def test_cursor_of_another_list_in_the_same_order_is_refused(client: FlaskClient) -> None:
+def test_cursor_of_another_list_is_rejected(client: FlaskClient) -> None:
     category(client)
     category(client)
     cursor = cursor_of(links(client, "/categories?limit=1")[1]["next"])
-    assert refusal(client.get(f"/products?cursor={cursor}")) == (400, "invalid_cursor")
+    assert error_of(client.get(f"/products?cursor={cursor}")) == (400, "invalid_cursor")
 
 
-GARBAGE = {
+MALFORMED = {
     "empty": "",
     "not Base64": "!!!!",
     "not ASCII": "ä",
@@ -343,18 +388,18 @@ GARBAGE = {
     "a number": base64.urlsafe_b64encode(b"5").decode(),
     "an object": base64.urlsafe_b64encode(b'{"a": 1, "b": 2, "c": 3}').decode(),
     "too deep": base64.urlsafe_b64encode(b"[" * 2000).decode(),
-    "cut short": forged(["id"], [1])[:-4],
+    "truncated": forged(["id"], [1])[:-4],
     "no direction": forged(["id"], [1], backward=None),
     "direction as a number": forged(["id"], [1], backward=1),
     "names nested": forged([["id"]], [1]),
-    "names of another kind": forged("id", [1]),
+    "names of another type": forged("id", [1]),
     "no values": forged(["id"], []),
     "two values": forged(["id"], [1, 2]),
-    "values of another kind": forged(["id"], 1),
+    "values of another type": forged(["id"], 1),
     "id as text": forged(["id"], ["1"]),
-    "id as a flag": forged(["id"], [True]),
+    "id as a boolean": forged(["id"], [True]),
     "id as null": forged(["id"], [None]),
-    "id with a point": forged(["id"], [1.5]),
+    "id as a fraction": forged(["id"], [1.5]),
     "id past 64 bits": forged(["id"], [2**63]),
     "id far past 64 bits": base64.urlsafe_b64encode(b'[["id"],false,[1e300]]').decode(),
 }
@@ -375,25 +420,25 @@ BAD_VALUES: dict[str, list[Any]] = {
 }
 
 
-def test_garbage_for_a_cursor_is_refused(client: FlaskClient) -> None:
+def test_malformed_cursor_is_rejected(client: FlaskClient) -> None:
     answers = {
-        name: refusal(client.get("/products", query_string={"cursor": cursor})) for name, cursor in GARBAGE.items()
+        name: error_of(client.get("/products", query_string={"cursor": cursor})) for name, cursor in MALFORMED.items()
     }
-    assert answers == dict.fromkeys(GARBAGE, (400, "invalid_cursor"))
+    assert answers == dict.fromkeys(MALFORMED, (400, "invalid_cursor"))
 
 
-def test_cursor_with_a_value_that_its_column_cannot_hold_is_refused(client: FlaskClient) -> None:
+def test_cursor_with_invalid_column_value_is_rejected(client: FlaskClient) -> None:
     for column, values in BAD_VALUES.items():
         for value in values:
             query = {"sort": column, "cursor": forged([column, "id"], [value, 1])}
-            assert refusal(client.get("/products", query_string=query)) == (400, "invalid_cursor"), (column, value)
+            assert error_of(client.get("/products", query_string=query)) == (400, "invalid_cursor"), (column, value)
 
 
-def test_cursor_of_thousands_of_characters_is_refused(client: FlaskClient) -> None:
-    assert refused_fields(client.get("/products", query_string={"cursor": "a" * 4001})) == {"query": {"cursor"}}
+def test_cursor_over_4000_characters_is_rejected(client: FlaskClient) -> None:
+    assert invalid_fields(client.get("/products", query_string={"cursor": "a" * 4001})) == {"query": {"cursor"}}
 
 
-def test_cursor_of_the_longest_texts_there_are_is_honoured(client: FlaskClient) -> None:
+def test_cursor_with_the_longest_texts_is_accepted(client: FlaskClient) -> None:
     for letter in "ΐ🔩":
         product(client, sku=letter * 50, name=letter * 200)
     url = "/products?sort=name,sku,price,quantity_on_hand,reorder_point,created_at,updated_at&limit=1"
@@ -401,7 +446,7 @@ def test_cursor_of_the_longest_texts_there_are_is_honoured(client: FlaskClient) 
 
 
 @pytest.mark.usefixtures("shelf")
-def test_page_behind_a_cursor_answers_with_the_same_fields_as_any_other(client: FlaskClient) -> None:
+def test_rows_of_cursor_page_match_product_detail(client: FlaskClient) -> None:
     rows, _neighbours = links(client, links(client, "/products?sort=name&limit=1")[1]["next"])
     detail = body(client.get(f"/products/{rows[0]['id']}"))
     assert detail.items() >= rows[0].items()

@@ -1,0 +1,221 @@
+"""SQLite: connection setup, the queue of writers, and integrity checks.
+
+Databases are in WAL mode with ``synchronous=FULL``. A write begins with BEGIN IMMEDIATE, so that writers queue instead
+of failing on a lock upgrade. A read begins with BEGIN DEFERRED and sees one snapshot.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import shutil
+import sqlite3
+import sys
+import time
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import NullPool
+
+from inventory.database import sqlite_file
+from inventory.database.sqlite_file import WatchedFile
+from inventory.errors import DatabaseDamaged
+
+try:
+    import pysqlite3 as newest
+except ImportError:  # no wheel for this platform
+    newest = sqlite3
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Engine
+
+logger = logging.getLogger(__name__)
+
+driver: Any = newest
+SQLITE_VERSION: str = driver.sqlite_version
+SQLITE_BUSY = 5
+QUEUE_INTERVAL = 0.001
+WRITE = "inventory_write"
+# Supported URL options: those of the driver, and with uri=true those of SQLite (https://www.sqlite.org/uri.html).
+CONNECTION_KEYWORDS = frozenset({"uri", "timeout", "detect_types", "check_same_thread", "cached_statements"})
+URI_KEYWORDS = frozenset({"mode", "cache", "immutable", "nolock", "psow", "vfs"})
+# Disables the implicit BEGIN of the driver.
+OPTIONS: dict[str, object] = {"module": driver, "connect_args": {"isolation_level": None}}
+
+# All engines of the process with their files; None for an in-memory database.
+files: WeakKeyDictionary[Engine, WatchedFile | None] = WeakKeyDictionary()
+
+
+def is_patched(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
+    """Whether the WAL-reset bug is fixed in this SQLite (https://www.sqlite.org/wal.html#walresetbug)."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def connection_keywords(url: URL) -> frozenset[str]:
+    """Supported URL options."""
+    return CONNECTION_KEYWORDS | (URI_KEYWORDS if "uri" in url.query else frozenset())
+
+
+def configure(engine: Engine, busy_timeout_ms: int) -> None:
+    """Set up an engine's connections and the way their transactions begin."""
+    if not is_patched():
+        logger.warning(
+            "SQLite %s can corrupt a busy WAL database. Use 3.51.3 or later (https://www.sqlite.org/wal.html#walresetbug)",
+            SQLITE_VERSION,
+        )
+    path = sqlite_file.path_of(engine.url)
+    files[engine] = WatchedFile(path) if path else None
+    prepare_connections(engine, busy_timeout_ms)
+    if watched := files[engine]:
+        open_existing(engine, watched)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        check_place(engine)
+        if connection.get_execution_options().get(WRITE):
+            queue_for_write(connection, busy_timeout_ms)
+        else:
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+
+def prepare_connections(engine: Engine, busy_timeout_ms: int) -> None:
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA schema_version").fetchone()  # opens the -wal, so that it can be watched
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        # Without it REPLACE deletes rows without firing the DELETE triggers.
+        connection.execute("PRAGMA recursive_triggers=ON")
+        # Like the PostgreSQL function, in SQLAlchemy's text format.
+        connection.create_function("clock_timestamp", 0, clock_timestamp)
+        connection.create_function("greatest", 2, max, deterministic=True)
+
+
+def open_existing(engine: Engine, watched: WatchedFile) -> None:
+    """Make all connections open the same file as the first one, and never create one."""
+
+    @event.listens_for(engine, "do_connect")
+    def use_existing_file(_dialect: object, _record: object, arguments: list[Any], keywords: dict[str, Any]) -> None:
+        watched.before_opening()
+        arguments[0] = sqlite_file.existing(arguments[0], is_uri=keywords.get("uri", False))
+        keywords["uri"] = True
+
+    event.listen(engine, "connect", lambda _connection, _record: watched.opened())
+    event.listen(engine, "close", lambda _connection, _record: watched.closed())
+
+
+def check_place(engine: Engine) -> None:
+    """Raise DatabaseMoved if the engine's file is no longer the one that it opened first."""
+    if watched := files[engine]:
+        watched.check()
+
+
+@atexit.register
+def close_all() -> None:
+    """Close all connections of the process, so that the last process removes the -wal.
+
+    SQLite removes the log only with the last connection. The lock prevents two processes from closing concurrently.
+    """
+    for engine, watched in list(files.items()):
+        if watched is None or not watched.path.parent.is_dir():
+            engine.dispose()
+        else:
+            with sqlite_file.folder_locked(watched.path.parent):
+                engine.dispose()
+
+
+def clock_timestamp() -> str:
+    # Without the offset. strftime takes three times as long.
+    return datetime.now(UTC).isoformat(" ", "microseconds")[:26]
+
+
+def queue_for_write(connection: Connection, timeout_ms: int) -> None:
+    """Acquire the write lock, polling at a constant interval until the deadline.
+
+    SQLite's busy handler increases its interval, so that later writers overtake. A constant interval is fair.
+    """
+    driver_connection: Any = connection.connection.driver_connection
+    deadline = time.monotonic() + timeout_ms / 1000
+    driver_connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                driver_connection.execute("BEGIN IMMEDIATE")
+            except driver.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != SQLITE_BUSY:
+                    break
+                time.sleep(QUEUE_INTERVAL)
+            else:
+                return
+        # The last attempt goes through SQLAlchemy, which wraps errors like all other database errors.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver_connection.execute(f"PRAGMA busy_timeout={timeout_ms}")
+
+
+def engine_of(path: Path) -> Engine:
+    """An engine for a file other than the service's database. It keeps no connection open."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, **OPTIONS)
+    configure(engine, busy_timeout_ms=5_000)
+    return engine
+
+
+def connect(path: Path, **options: str) -> Any:
+    """A plain driver connection to an existing file, with URI options."""
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return driver.connect(f"file:{quote(str(path))}?{query}", uri=True, isolation_level=None)
+
+
+def problems(connection: Connection) -> list[str]:
+    """Corruption of the file, and violated foreign keys."""
+    found: list[str] = []
+    try:
+        found += [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"]
+        lost = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    except DatabaseError as error:  # the corruption aborts the check itself
+        return [*found, str(error.orig)]
+    return found + [f"{row[0]}: row {row[1]} refers to a missing row of {row[2]}" for row in lost]
+
+
+def check_after_unclean_stop(path: Path) -> None:
+    """Raise DatabaseDamaged if the write-ahead log does not belong to the database.
+
+    This happens if a copy is placed next to the log of another database. Checks only if no process has the database
+    open, and opens it read-only, because SQLite would otherwise apply the log.
+    """
+    log = sqlite_file.with_suffix(path, sqlite_file.WAL)
+    if not path.exists() or not sqlite_file.has_content(log) or is_in_use(path):
+        return
+    if not sqlite_file.has_content(path):  # SQLite would treat it as a new database and delete the log
+        raise DatabaseDamaged
+    try:
+        with closing(connect(path, mode="ro")) as connection:
+            result = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except driver.DatabaseError:
+        raise DatabaseDamaged from None
+    if result != [("ok",)]:
+        raise DatabaseDamaged
+
+
+def is_in_use(path: Path) -> bool:
+    with suppress(OSError):  # a read-only file has no writer
+        return sqlite_file.is_in_use(path)
+    return False
+
+
+def free_bytes(connection: Connection) -> int:
+    """Free space for the database: the free disk space, up to its maximum page count."""
+    names = ("page_size", "page_count", "freelist_count", "max_page_count")
+    size, used, unused, limit = (int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in names)
+    file = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+    disk = shutil.disk_usage(file).free if file else sys.maxsize
+    return min(size * (limit - used + unused), disk)

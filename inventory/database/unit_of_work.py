@@ -1,0 +1,88 @@
+"""The unit of work: begins, repeats and commits write transactions."""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import partial, wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from inventory.database import engines
+from inventory.database.base import db
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask import Flask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ATTEMPTS = 5
+# 40001 serialization_failure and 40P01 deadlock_detected: the whole transaction has to be repeated.
+REPEATABLE_SQLSTATES = frozenset({"40001", "40P01"})
+
+
+def init_app(app: Flask) -> None:
+    # Runs before the teardown of Flask-SQLAlchemy, because the last registered function runs first.
+    app.teardown_appcontext(end_transaction)
+
+
+def end_transaction(_error: BaseException | None) -> None:
+    """Roll back at the end of a request. If the connection was lost, there is nothing to roll back.
+
+    An error raised here would replace the response and bypass the error handlers.
+    """
+    try:
+        if db.session.registry.has():
+            db.session.rollback()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+
+
+def run(work: Callable[[], R], *, dry_run: bool = False) -> R:
+    """Call a function in one write transaction: commit its changes, or roll back if it raises or in a dry run.
+
+    The transaction is repeated after a serialization failure, a deadlock, or a connection lost before COMMIT. It is not
+    repeated after a connection lost during COMMIT, because its outcome is unknown; the client retries with its key.
+    """
+    for attempt in range(ATTEMPTS):
+        committing = False
+        try:
+            engines.begin_write(db.session())
+            result = work()
+            if dry_run:
+                db.session.rollback()
+                return result
+            committing = True
+            db.session.commit()
+            engines.check_place(db.engine)
+        except DBAPIError as error:
+            db.session.rollback()
+            lost_before_commit = error.connection_invalidated and not committing
+            if attempt + 1 == ATTEMPTS or not (lost_before_commit or may_be_repeated(error)):
+                raise
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
+        except BaseException:
+            db.session.rollback()
+            raise
+        else:
+            return result
+    raise AssertionError("unreachable")
+
+
+def unit_of_work(work: Callable[P, R]) -> Callable[P, R]:
+    """Make a function run in its own write transaction."""
+
+    @wraps(work)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        return run(partial(work, *args, **kwargs))
+
+    return wrapper
+
+
+def may_be_repeated(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in REPEATABLE_SQLSTATES

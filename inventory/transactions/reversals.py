@@ -1,0 +1,52 @@
+"""Reversals: a contra row with the opposite effect, once for each movement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from inventory import errors
+from inventory.database.base import db
+from inventory.models.transaction import Transaction
+from inventory.transactions import queries
+from inventory.transactions.service import Movement, chunked, lock, record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inventory.fields import Values
+    from inventory.transactions.rows import LedgerRow
+    from inventory.web.idempotency import RequestKey
+
+MAX_NAMED = 100
+
+
+def reverse(transaction_id: int, data: Values, key: RequestKey | None = None) -> LedgerRow:
+    """Record a contra row. The unique constraint on ``reverses_id`` ensures that it happens once.
+
+    Raises TransactionNotFound, NotReversible, AlreadyReversed, InsufficientStock.
+    """
+    row = queries.get(transaction_id)
+    if row.reverses_id is not None or row.delta == 0:
+        raise errors.NotReversible
+    lock([row.product_id])
+    refuse_reversed([row])
+    return record_contra(row, data, key=key)
+
+
+def refuse_reversed(rows: Sequence[LedgerRow]) -> None:
+    """Raise AlreadyReversed with the ids. The unique constraint would refuse too, but could not name them."""
+    for ids in chunked([row.id for row in rows]):
+        undone = select(Transaction.reverses_id).where(Transaction.reverses_id.in_(ids))
+        found = db.session.scalars(undone.order_by(Transaction.reverses_id).limit(MAX_NAMED)).all()
+        if found:
+            raise errors.AlreadyReversed(details={"transaction_ids": found})
+
+
+def record_contra(
+    row: LedgerRow, data: Values, *, key: RequestKey | None = None, batch_id: str | None = None
+) -> LedgerRow:
+    """Record the opposite of a row of the ledger."""
+    contra = Movement("adjustment", -row.delta, reason="reversal", reverses_id=row.id, **data)
+    return record(row.product_id, contra, key=key, batch_id=batch_id)

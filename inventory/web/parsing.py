@@ -1,0 +1,85 @@
+"""Request bodies and parameters: orjson, and webargs subclassed once."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import flask
+import orjson
+from flask.json.provider import DefaultJSONProvider
+from marshmallow import RAISE, ValidationError
+from webargs.flaskparser import FlaskParser
+
+from inventory import errors
+from inventory.web.problems import validation_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flask import Request
+    from marshmallow import Schema
+    from werkzeug.wrappers import Response
+
+PLAIN_JSON = {"application/json"}
+# PATCH is a merge patch (RFC 7396): absent fields stay, and null clears.
+JSON_TYPES = {"PATCH": {*PLAIN_JSON, "application/merge-patch+json"}}
+
+# Parsed JSON takes up to forty times its size. Large bodies are parsed one at a time, so that a worker's memory does
+# not depend on how many arrive at once. With Python's global lock this takes no longer.
+LARGE_BODY = 64 * 1024
+LARGE_BODIES_IN_TURN = Lock()
+
+
+class OrjsonProvider(DefaultJSONProvider):
+    """JSON by orjson, which rejects NaN, lone surrogates and deep nesting."""
+
+    def loads(self, s: str | bytes, **_kwargs: object) -> object:
+        return orjson.loads(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        body = orjson.dumps(self._prepare_response_obj(args, kwargs)) + b"\n"
+        return flask.Response(body, mimetype=self.mimetype)
+
+
+def refuse_encodings(request: Request) -> None:
+    """Raise UnsupportedEncoding for a compressed body, or a charset other than UTF-8."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise errors.UnsupportedEncoding
+    refuse_other_charset(request.mimetype_params)
+
+
+def refuse_other_charset(parameters: Mapping[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise errors.UnsupportedEncoding
+
+
+class Parser(FlaskParser):
+    """Reads bodies with orjson and raises the service's errors."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = dict.fromkeys(["json", "query", "headers"], RAISE)
+
+    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **kwargs: Any) -> object:
+        request = req or flask.request
+        # Read before the lock is taken, so that no request waits for a slow client.
+        large = location == "json" and len(request.get_data(cache=True)) > LARGE_BODY
+        with LARGE_BODIES_IN_TURN if large else nullcontext():
+            return super().parse(argmap, request, location=location, **kwargs)
+
+    def load_json(self, req: Request, schema: Schema) -> object:
+        body = req.get_data(cache=True)
+        # A body without a Content-Length is truncated at the limit; the next read raises 413.
+        req.stream.read(1)
+        if not body and getattr(schema, "body_optional", False):
+            return {}
+        if body and req.mimetype not in JSON_TYPES.get(req.method, PLAIN_JSON):
+            raise errors.UnsupportedMediaType
+        refuse_encodings(req)
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise errors.MalformedJson from None
+
+    def handle_error(self, error: ValidationError, *_args: object, **_kwargs: object) -> NoReturn:
+        raise validation_failed(error.messages_dict)

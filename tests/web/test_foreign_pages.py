@@ -1,0 +1,105 @@
+"""Cross-origin pages cannot write to the service, tested in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.clients import HttpClient
+from tests.servers import Gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.browser import Browser
+
+FORMS = {
+    "an empty form": '<form method="post" action="{url}/transactions/1/reversal"></form>',
+    "an upload": """
+        <form method="post" action="{url}/import/products" enctype="multipart/form-data"><input type="file" name="file">
+        </form>
+        <script>
+            const file = new DataTransfer();
+            file.items.add(new File(["sku,quantity_on_hand\\nBOLT-8,1000\\n"], "products.csv", {{type: "text/csv"}}));
+            document.querySelector("input").files = file.files;
+        </script>""",
+}
+# The service is at 127.0.0.1. Sites differ by host name, origins also by port.
+ORIGINS = {"another site": "localhost", "another origin of the same site": "127.0.0.1"}
+
+
+class Page(BaseHTTPRequestHandler):
+    content = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(self.content.encode())
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def cross_origin_port() -> Iterator[int]:
+    """A web server of another origin, which serves Page.content."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as site:
+        Thread(target=site.serve_forever).start()
+        yield site.server_port
+        site.shutdown()
+
+
+def ledger(server: Gunicorn) -> list[dict[str, Any]]:
+    with HttpClient(server.url) as client:
+        rows: list[dict[str, Any]] = client.get("/transactions").json
+        return rows
+
+
+@pytest.fixture(scope="module")
+def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
+    """The service with one product, whose stock was recorded by transaction 1."""
+    database = shutil.copy(sqlite_template, tmp_path_factory.mktemp("stocked"))
+    with Gunicorn(f"sqlite:///{database}") as server:
+        with HttpClient(server.url) as client:
+            client.post("/categories", {"name": "Bolts"})
+            client.post("/products", {"sku": "BOLT-8", "name": "Bolt", "price": 1, "category_id": 1})
+            client.post("/transactions", {"sku": "BOLT-8", "transaction_type": "purchase", "quantity": 5})
+        yield server
+
+
+def text_after_leaving(browser: Browser, url: str) -> str:
+    """The text of the page after a navigation to ``url``."""
+    for _attempt in range(100):
+        address, text = browser.result_of("return [location.href, document.body.innerText];")
+        if address.startswith(url):
+            return str(text)
+        time.sleep(0.1)
+    raise AssertionError(f"still at {address}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ORIGINS.values(), ids=ORIGINS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_cross_origin_form_is_rejected_and_changes_nothing(
+    stocked: Gunicorn, browser: Browser, cross_origin_port: int, form: str, host: str
+) -> None:
+    Page.content = f"{form.format(url=stocked.url)}<script>document.forms[0].submit()</script>"
+    before = ledger(stocked)
+    browser.open(f"http://{host}:{cross_origin_port}/")
+    assert '"cross_site_request"' in text_after_leaving(browser, stocked.url)
+    assert ledger(stocked) == before
+
+
+@pytest.mark.slow
+def test_same_origin_fetch_records_a_movement(stocked: Gunicorn, browser: Browser) -> None:
+    browser.open(f"{stocked.url}/docs")
+    script = "return (await fetch('/transactions/1/reversal', {method: 'POST'})).status;"
+    assert browser.result_of(script) == 201
+    assert [row["reason"] for row in ledger(stocked)] == ["reversal", None]

@@ -1,0 +1,54 @@
+"""General HTTP behaviour: HEAD, Accept, method override headers and Expect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients import answer_to
+from tests.contract import OPERATIONS, Operation
+from tests.valid_requests import valid_requests
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from werkzeug.datastructures import Headers
+
+    from tests.servers import Gunicorn
+
+
+@pytest.mark.parametrize("operation", [found for found in OPERATIONS if found.method == "GET"], ids=str)
+def test_head_returns_the_headers_of_get_without_a_body(shared_app: Flask, operation: Operation) -> None:
+    path, client = valid_requests(operation)[0].path, shared_app.test_client()
+    whole, head = client.get(path), client.head(path)
+    assert head.data == b""
+    assert (head.status_code, without_date(head.headers)) == (whole.status_code, without_date(whole.headers))
+
+
+def without_date(headers: Headers) -> dict[str, str]:
+    """Returns headers other than `Date`, which Flask sets on what may be stored."""
+    return {name: value for name, value in headers.items() if name != "Date"}
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/png, */*;q=0", "application/json;q=0", "nonsense", ""])
+def test_accept_header_does_not_change_the_content_type(shared_app: Flask, accept: str) -> None:
+    for path, status in (("/products", 200), ("/nothing", 404)):
+        answer = shared_app.test_client().get(path, headers={"Accept": accept})
+        assert (answer.status_code, answer.mimetype) == (status, "application/json")
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
+def test_method_override_headers_are_ignored(shared_app: Flask, name: str) -> None:
+    client = shared_app.test_client()
+    assert client.get("/products/2", headers={name: "DELETE"}).status_code == 200
+    assert client.post("/products/2", headers={name: "DELETE"}).status_code == 405
+    assert client.get("/products/2").status_code == 200
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite"], indirect=True)
+def test_expect_100_continue_is_supported(server: Gunicorn) -> None:
+    head = b"POST /categories HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    body = b'{"name": "Nuts"}'
+    # http.client skips "100 Continue", as required by RFC 9110 section 15.2.
+    answer = answer_to(server.url, head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert (answer.status, answer.json["name"]) == (201, "Nuts")
