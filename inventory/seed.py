@@ -116,9 +116,10 @@ def product(number: int, category_ids: list[int]) -> dict[str, Any]:
 
 
 def seeded_product_ids(count: int) -> list[int]:
-    first, last = fold(sku_of(0)), fold(sku_of(count - 1))
-    demo = select(Product.id).where(Product.sku_folded.between(first, last), Product.is_active)
-    return list(db.session.scalars(demo.order_by(Product.id)))
+    ids: list[int] = []
+    for skus in ledger.chunked([fold(sku_of(number)) for number in range(count)]):
+        ids += db.session.scalars(select(Product.id).where(Product.sku_folded.in_(skus), Product.is_active))
+    return sorted(ids)
 
 
 def count_seeded_transactions() -> int:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class BackupError(Exception):
-    """The backup or restore failed and changed nothing. The message says why and what to do."""
+    """The backup or restore failed. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def restore(source: Path, database: Path, known_revisions: Sequence[str]) -> Res
         contents = check(copy, known_revisions)
         copy_owner(copy, database)
         old_name = with_suffix(database, f".replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        with folder_locked(database.parent):
+        with folder_locked(database.parent), naming(old_name):
             for _step in replace_steps(copy, database, old_name):
                 sync(database.parent)
     return RestoreReport(
@@ -203,6 +203,20 @@ def exclusive_access(database: Path) -> Iterator[None]:
         raise BackupError(f"{database} is in use. Stop the service and all flask commands first.") from None
     except OSError as error:
         raise BackupError(f"Cannot replace {database}: {error.strerror}.") from None
+
+
+@contextmanager
+def naming(old_name: Path) -> Iterator[None]:
+    """Name the old file in the error if replacing the database fails after it was renamed."""
+    try:
+        yield
+    except OSError as error:
+        if not old_name.exists():
+            raise
+        raise BackupError(
+            f"Cannot complete the restore: {error.strerror}. The old database is now {old_name}. Run the restore again,"
+            " or rename that file and its -wal back."
+        ) from None
 
 
 def copy_owner(copy: Path, database: Path) -> None:

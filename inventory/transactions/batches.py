@@ -13,10 +13,10 @@ from inventory.database.base import db
 from inventory.database.types import fold
 from inventory.models.product import Product
 from inventory.models.transaction import Batch
-from inventory.transactions import queries
+from inventory.transactions import queries, service
 from inventory.transactions.reversals import record_contra, refuse_reversed
 from inventory.transactions.rows import LedgerRow, RecordedBatch
-from inventory.transactions.service import Movement, lock, product_of, record
+from inventory.transactions.service import lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,12 +32,8 @@ def create(lines: Sequence[Values], key: RequestKey | None = None) -> RecordedBa
     lock_lines(lines)
     batch_id = new_id()
     write(batch_id, "batch", key)
-
-    def record_line(line: Values) -> LedgerRow:
-        values = dict(line)
-        return record(product_of(values), Movement(**values), batch_id=batch_id)
-
-    return RecordedBatch(batch_id, all_or_none(list(enumerate(lines)), record_line))
+    rows = all_or_none(list(enumerate(lines)), lambda line: service.create(line, batch_id=batch_id))
+    return RecordedBatch(batch_id, rows)
 
 
 def lock_lines(lines: Sequence[Values]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import BigInteger, String, bindparam, cast, insert, literal, select, update
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from inventory.fields import Values
     from inventory.web.idempotency import RequestKey
+
+T = TypeVar("T")
 
 PRODUCTS = typing.cast("Table", Product.__table__)
 LEDGER = typing.cast("Table", Transaction.__table__)
@@ -230,10 +232,10 @@ def crossing(delta: int, reason: str | None, moved: Moved) -> str | None:
     return None
 
 
-def create(data: Values, key: RequestKey | None = None) -> LedgerRow:
+def create(data: Values, key: RequestKey | None = None, *, batch_id: str | None = None) -> LedgerRow:
     """Record a movement from TransactionIn. Raises what ``record`` raises."""
     values = dict(data)
-    return record(product_of(values), Movement(**values), key=key)
+    return record(product_of(values), Movement(**values), key=key, batch_id=batch_id)
 
 
 def product_of(values: Values) -> int:
@@ -286,7 +288,7 @@ def lock_one(product_id: int) -> Locked | None:
     return None if row is None else Locked(*row)
 
 
-def chunked(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Split ids into chunks within the parameter limit of a statement."""
-    for start in range(0, len(ids), MAX_PARAMETERS):
-        yield ids[start : start + MAX_PARAMETERS]
+def chunked(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Split values into chunks within the parameter limit of a statement."""
+    for start in range(0, len(values), MAX_PARAMETERS):
+        yield values[start : start + MAX_PARAMETERS]

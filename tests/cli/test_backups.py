@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -248,6 +249,30 @@ def test_interrupted_restore_loses_no_data_and_can_be_repeated(
     assert done(run(other, "restore", copy, "--json"))["transactions"] == 2
     assert_ledger_is_consistent(other)
     engine_of(other).dispose()
+
+
+def test_restore_that_fails_midway_names_the_old_file(
+    app: Flask, copy: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def rename_only_the_old_file(path: Path, target: Path) -> Path:
+        if path != database:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_only_the_old_file)
+    failed = run(app, "restore", copy)
+    (old,) = database.parent.glob("*.replaced-*Z")
+    assert failed.exit_code == 1
+    assert failed.stderr == (
+        f"Error: Cannot complete the restore: Input/output error. The old database is now {old}. Run the restore again,"
+        " or rename that file and its -wal back.\n"
+    )
+    assert (rows(old), database.exists()) == (3, False)
+    monkeypatch.undo()
+    assert done(run(create_app({"DATABASE_URL": app.config["DATABASE_URL"]}), "restore", copy, "--json"))
+    assert rows(database) == 2
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from inventory.database.base import db
 from inventory.models.category import Category
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
+from inventory.seed import seeded_product_ids
 from tests.builders import (
     assert_ledger_is_consistent,
     category,
@@ -142,6 +143,13 @@ def test_seed_matches_existing_skus_case_insensitively(app: Flask, client: Flask
     assert json.loads(done(run(app, "seed", *SMALL, "--json")))["products"] == 11
     assert len(listed(client.get("/products"))) == 12
     assert_ledger_is_consistent(app)
+
+
+def test_seeded_products_beyond_five_digits_are_found(app: Flask, client: FlaskClient) -> None:
+    ids = [product(client, sku=f"DEMO-{number}")["id"] for number in (99999, 100000)]
+    product(client, sku="DEMO-100001")
+    with app.app_context():
+        assert seeded_product_ids(100_000) == ids
 
 
 def test_seed_if_empty_fills_an_empty_database(app: Flask) -> None:
