@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate
@@ -104,13 +105,13 @@ class ProductChange(ProductOut):
 
 
 class SeenAt(Timestamp):
-    """A time that is sent back as it was read. An invalid value is ignored."""
+    """A time that is sent back as it was read. An invalid value is older than any product; null means no time."""
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().deserialize(value, *args, **kwargs)
+            return None if value is None else super().deserialize(value, *args, **kwargs)
         except ValidationError:
-            return None
+            return datetime.min.replace(tzinfo=UTC)
 
 
 class ProductUpdate(UpdateSchema, ProductIn):
@@ -124,7 +125,9 @@ class ProductUpdate(UpdateSchema, ProductIn):
         metadata={
             "description": "The `updated_at` that was read together with `quantity_on_hand`. It applies to that field"
             " only. If `quantity_on_hand` equals the stock at that time, the stock is not changed, even if units were"
-            " sold since. Any other value is refused with 409 `stale_quantity` if the stock has changed since."
+            " sold since. Any other quantity except the current stock is a count. It is refused with 409"
+            " `stale_quantity` if the stock has changed since, and with 422 if this is not a time at which the product"
+            " was read."
         }
     )
     id = Id(dump_only=True, metadata=IGNORED)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from inventory.web.conditional import Condition
     from inventory.web.idempotency import Earlier, RequestKey
 
+NOT_READ = "Must be the value that was read together with quantity_on_hand. Fetch the product again and retry."
+
 
 def update(
     product_id: int,
@@ -60,34 +62,43 @@ def check_version_of(product: Product, wanted: int | None) -> None:
 
 
 def new_stock(product: Product, quantity: int | None, seen_at: datetime | None, condition: Condition) -> int:
-    """The stock after the change, by the same rule as ``expected_quantity`` of an import.
+    """The stock after the change.
 
     A quantity that was the stock at ``seen_at`` leaves the stock unchanged, even if units were sold since; only the
-    version is compared then. Any other quantity is a count, and stale if the stock has changed since.
+    version is compared then. Any other quantity is a count, and stale if the stock has changed since. Raises
+    InvalidFields if ``seen_at`` cannot have been read from the product, because the count could then undo sales.
     """
-    present, expected = product.quantity_on_hand, stock_seen(product, seen_at)
-    if quantity in {None, present, expected}:
+    present = product.quantity_on_hand
+    seen = [present] if quantity in {None, present} else stock_seen(product, seen_at)
+    if quantity is None or quantity in seen:
         condition.check_version(product.version)
         return present
     condition.check(tag_of(product))
-    ledger.check_expectation(expected, present)
-    return int(quantity)
+    ledger.check_expectation(seen[-1] if seen else None, present)
+    return quantity
 
 
-def stock_seen(product: Product, seen_at: datetime | None) -> int | None:
-    """The stock at the ``updated_at`` that a client sent back. None without one, or if it predates the product.
+def stock_seen(product: Product, seen_at: datetime | None) -> list[int]:
+    """The stock that a client saw at the ``updated_at`` that it sent back; empty without one.
 
-    JavaScript truncates times to milliseconds, so such a time means the end of its millisecond.
+    JavaScript truncates times to milliseconds, other clients to seconds. Such a time means any moment until the end of
+    its millisecond or second, so the list may have several quantities, the latest last.
     """
-    if seen_at is None or seen_at < in_milliseconds(product.created_at):
-        return None
-    if seen_at == in_milliseconds(seen_at):
-        seen_at += timedelta(microseconds=999)
-    return queries.balance_at(product.id, seen_at)
+    if seen_at is None:
+        return []
+    if seen_at > product.updated_at:
+        raise errors.InvalidFields({"updated_at": [NOT_READ]})
+    until = seen_at + precision(seen_at) - timedelta(microseconds=1)
+    if until < product.created_at:
+        raise errors.InvalidFields({"updated_at": [NOT_READ]})
+    return queries.balances_between(product.id, seen_at, until) or [queries.balance_at(product.id, seen_at)]
 
 
-def in_milliseconds(time: datetime) -> datetime:
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+def precision(time: datetime) -> timedelta:
+    """The unit to which a time is truncated: a second, a millisecond or a microsecond."""
+    if time.microsecond == 0:
+        return timedelta(seconds=1)
+    return timedelta(milliseconds=1) if time.microsecond % 1000 == 0 else timedelta(microseconds=1)
 
 
 def change(product: Product, values: Values) -> None:

@@ -123,6 +123,14 @@ def balance_at(product_id: int, time: datetime) -> int:
     return db.session.scalar(until_then.order_by(*NEWEST_FIRST).limit(1)) or 0
 
 
+def balances_between(product_id: int, start: datetime, end: datetime) -> list[int]:
+    """The stock after each row written in that time, oldest first."""
+    written = select(Transaction.balance_after).where(
+        Transaction.product_id == product_id, Transaction.created_at.between(start, end)
+    )
+    return list(db.session.scalars(written.order_by(Transaction.created_at, Transaction.id)))
+
+
 def feed(after: str | None, limit: int) -> tuple[list[dict[str, object]], str | None]:
     """Rows after a cursor in commit order, and the cursor to continue with. Raises InvalidCursor."""
     entries, cursor = FEED.read(select(*COLUMNS, Transaction.crossed), after, limit)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -146,8 +148,10 @@ def test_read_only_fields_are_ignored(app: Flask, client: FlaskClient, method: s
     with nothing_changes(app):
         response = update(client, bolt["id"], dict.fromkeys(READ_ONLY, value), method)
         assert (response.status_code, body(response)) == (200, bolt)
-    counted = update(client, bolt["id"], dict.fromkeys(READ_ONLY, value) | {"quantity_on_hand": 6}, method)
-    assert (counted.status_code, read(client, bolt["id"])["quantity_on_hand"]) == (200, 6)
+    sold = dict.fromkeys(READ_ONLY, value) | {"quantity_on_hand": 5, "updated_at": bolt["updated_at"]}
+    transaction(client, bolt["id"], "sale", 1)
+    response = update(client, bolt["id"], sold, method)
+    assert (response.status_code, body(response)["quantity_on_hand"]) == (200, 4)
 
 
 @either_method
@@ -181,17 +185,56 @@ def test_count_accepts_older_updated_at_when_stock_is_unchanged(client: FlaskCli
     assert (response.status_code, read(client, bolt["id"])["quantity_on_hand"]) == (200, 49)
 
 
-def test_updated_at_before_creation_is_ignored(client: FlaskClient) -> None:
-    bolt = product(client, quantity_on_hand=50)
-    response = update(client, bolt["id"], {"updated_at": "2024-01-01T00:00:00Z", "quantity_on_hand": 0})
-    assert (response.status_code, read(client, bolt["id"])["quantity_on_hand"]) == (200, 0)
+@pytest.mark.parametrize(
+    "updated_at",
+    ["2024-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "Sat, 21 Nov 2026 20:26:30 GMT", 1_763_756_790, "x", True, []],
+)
+def test_count_with_updated_at_that_was_never_read_is_rejected(
+    app: Flask, client: FlaskClient, updated_at: object
+) -> None:
+    bolt = product(client, quantity_on_hand=50)["id"]
+    transaction(client, bolt, "sale", 5)
+    with nothing_changes(app):
+        response = update(client, bolt, {"updated_at": updated_at, "quantity_on_hand": 50, "price": 11})
+        assert error_of(response) == (422, "validation_error")
+    assert body(response)["details"] == {
+        "json": {
+            "updated_at": [
+                "Must be the value that was read together with quantity_on_hand. Fetch the product again and retry."
+            ]
+        }
+    }
+    same = update(client, bolt, {"updated_at": updated_at, "quantity_on_hand": 45, "price": 11})
+    assert (same.status_code, body(same)["price"], body(same)["quantity_on_hand"]) == (200, 11, 45)
 
 
-def test_updated_at_may_be_truncated_to_milliseconds(client: FlaskClient) -> None:
+def test_null_updated_at_is_no_condition(client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=50)["id"]
+    response = update(client, bolt, {"updated_at": None, "quantity_on_hand": 49})
+    assert (response.status_code, body(response)["quantity_on_hand"]) == (200, 49)
+
+
+@pytest.mark.parametrize("digits", [19, 23])  # whole seconds, and milliseconds as in JavaScript
+def test_truncated_updated_at_does_not_restore_sold_stock(app: Flask, client: FlaskClient, digits: int) -> None:
     bolt = product(client, quantity_on_hand=50)
-    milliseconds = bolt["updated_at"][:23] + "Z"
-    assert update(client, bolt["id"], {"updated_at": milliseconds, "quantity_on_hand": 49}).status_code == 200
-    assert error_of(update(client, bolt["id"], {"updated_at": milliseconds, "quantity_on_hand": 48})) == stale_quantity
+    seen = {"updated_at": bolt["updated_at"][:digits] + "Z", "quantity_on_hand": 50}
+    transaction(client, bolt["id"], "sale", 5)
+    response = update(client, bolt["id"], seen | {"price": 11})
+    assert (response.status_code, body(response)["quantity_on_hand"]) == (200, 45)
+    assert_ledger_is_consistent(app)
+
+
+@pytest.mark.parametrize(("digits", "unit"), [(19, timedelta(seconds=1)), (23, timedelta(milliseconds=1))])
+def test_count_with_truncated_updated_at_is_stale_after_a_later_sale(
+    client: FlaskClient, digits: int, unit: timedelta
+) -> None:
+    bolt = product(client, quantity_on_hand=50)
+    truncated = bolt["updated_at"][:digits] + "Z"
+    while datetime.now(UTC) < datetime.fromisoformat(truncated) + unit:
+        time.sleep(0.001)
+    transaction(client, bolt["id"], "sale", 1)
+    response = update(client, bolt["id"], {"updated_at": truncated, "quantity_on_hand": 48})
+    assert error_of(response) == stale_quantity
 
 
 def test_merge_patch_content_type_is_accepted_only_for_patch(app: Flask, client: FlaskClient) -> None:
