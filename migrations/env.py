@@ -8,7 +8,7 @@ from flask import current_app
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database.base import Base
-from inventory.database.engines import WRITE, begin_migration, create_if_missing
+from inventory.database.engines import WRITE, begin_migration, check_file, create_if_missing
 from inventory.database.errors import from_database
 from inventory.errors import InternalError, ServiceError
 
@@ -36,6 +36,7 @@ def run_in_one_transaction() -> None:
     """Run in one transaction, so that a failed migration changes nothing, on SQLite, too."""
     if changes_revision():
         create_if_missing(database.engine)
+    check_file(database.engine)
     with database.engine.connect().execution_options(**{WRITE: True}) as connection:
         context.configure(
             connection=connection,

@@ -17,6 +17,7 @@ from inventory.cli.commands import as_json, report
 from inventory.database import revisions
 from inventory.database.base import db
 from inventory.database.sqlite_file import path_of
+from inventory.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,21 +37,23 @@ def report_failure(command: Callable[P, None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except backups.BackupError as error:
+        except (backups.BackupError, ServiceError) as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}.") from None
 
     return wrapper
 
 
 def database_path() -> Path:
-    """The SQLite file of the service. Exits with 2 if the database is not a file."""
+    """The SQLite file of the service, without symbolic links. Exits with 2 if the database is not a file."""
     url = db.engine.url
     engine = url.get_backend_name()
     path = path_of(url) if engine == "sqlite" else None
     if path is None:
         click.echo(f"Error: {HINTS[engine]}", err=True)
         sys.exit(2)
-    return path
+    return path.resolve()
 
 
 def known_revisions() -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from inventory.database import revisions, sqlite
 from inventory.database.sqlite_file import (
     JOURNAL,
+    REPLACED,
     SHARED_MEMORY,
     WAL,
     DatabaseInUse,
@@ -69,9 +70,10 @@ class RestoreReport(Report):
 
 
 def back_up(database: Path, target: Path, known_revisions: Sequence[str], *, overwrite: bool) -> Report:
-    """Write a copy of a snapshot of the database; writers can continue. Raises BackupError."""
+    """Write a copy of a snapshot of the database; writers can continue. Raises BackupError and DatabaseDamaged."""
     started = time.monotonic()
     check_target(database, target, overwrite=overwrite)
+    sqlite.check_after_unclean_stop(database)
     with temporary_copy(target) as copy:
         with reading(database), closing(sqlite.connect(database, mode="rw")) as source:
             source.execute("VACUUM INTO ?", [str(copy)])
@@ -90,7 +92,7 @@ def restore(source: Path, database: Path, known_revisions: Sequence[str]) -> Res
         copy_pages(source, copy)
         contents = check(copy, known_revisions)
         copy_owner(copy, database)
-        old_name = with_suffix(database, f".replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        old_name = with_suffix(database, f"{REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
         with folder_locked(database.parent), naming(old_name):
             for _step in replace_steps(copy, database, old_name):
                 sync(database.parent)
@@ -108,7 +110,7 @@ def summary(file: Path, contents: Contents, started: float) -> dict[str, Any]:
 
 def check_target(database: Path, target: Path, *, overwrite: bool) -> None:
     if not database.exists():
-        raise BackupError(DatabaseMissing.default_message)
+        raise DatabaseMissing
     if target in {with_suffix(database, suffix) for suffix in ("", WAL, SHARED_MEMORY, JOURNAL)} or (
         target.exists() and target.samefile(database)
     ):

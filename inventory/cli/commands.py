@@ -1,4 +1,7 @@
-"""The command line. Exit status: 0 success, 1 invalid data or no database, 2 wrong usage. Errors go to stderr."""
+"""The command line. Errors go to stderr.
+
+Exit status: 0 success, 1 invalid data or no database, 2 wrong usage. flask verify exits with 1 only for findings.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial, wraps
 from pathlib import Path
@@ -21,6 +24,7 @@ from inventory import errors
 from inventory import seed as demo
 from inventory.cli.pipes import exit_on_closed_pipe
 from inventory.database.base import db
+from inventory.database.engines import check_file
 from inventory.database.errors import from_database
 from inventory.import_export import exporter, importer
 from inventory.import_export.schemas import FORMATS, MODES
@@ -54,19 +58,19 @@ to_file = click.option(
 
 
 def reporting(command: Callable[P, R]) -> Callable[P, R]:
-    """Print errors as text, with --json also as an envelope, and exit with 1."""
+    """Check the database file first. Print errors as text, with --json also as an envelope, and exit with 1."""
 
     @wraps(command)
     @exit_on_closed_pipe
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            check_file(db.engine)
             return command(*args, **kwargs)
-        except errors.ServiceError as error:
+        except (errors.ServiceError, DBAPIError) as error:
+            refusal = from_database(error) if isinstance(error, DBAPIError) else error
             if kwargs.get("machine_readable"):
-                click.echo(json.dumps(error.envelope()))
-            raise click.ClickException("\n".join([error.message, *problem_lines(error)])) from None
-        except DBAPIError as error:
-            raise click.ClickException(explain(error)) from None
+                click.echo(json.dumps(refusal.envelope()))
+            raise click.ClickException("\n".join([explain(error), *problem_lines(refusal)])) from None
 
     return wrapper
 
@@ -213,6 +217,7 @@ def verify(product_id: int | None, machine_readable: bool) -> None:
             click.echo(f"product {finding.product_id} ({finding.sku}){where}: {finding.problem}")
 
     try:
+        check_file(db.engine)
         with progress_bar(verification.count_rows(product_id), "Verifying") as bar:
             verdict = verification.verify(product_id, report_finding, bar.update)
     except (errors.ServiceError, DBAPIError) as error:
@@ -235,19 +240,22 @@ def complete_file(path: Path) -> Iterator[IO[bytes]]:
     if str(path) == "-":
         yield sys.stdout.buffer
         return
-    target = path.resolve()
-    takes_name = target.is_file() or not target.exists()
-    written = target.with_name(f".{target.name}.{os.getpid()}") if takes_name else target
     try:
-        with written.open("wb") as file:
-            yield file
-        if takes_name:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
+                yield file
+            return
+        written = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with written.open("wb") as file:
+                yield file
             written.replace(target)
+        finally:
+            with suppress(OSError):
+                written.unlink()
     except OSError as error:
         raise click.ClickException(f"Cannot write {path}: {error.strerror}.") from None
-    finally:
-        if takes_name:
-            written.unlink(missing_ok=True)
 
 
 def init_app(app: Flask) -> None:

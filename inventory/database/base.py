@@ -66,10 +66,7 @@ def check_file(app: Flask) -> None:
     try:
         engines.check_file(engine_of(app))
     except DatabaseDamaged as error:
-        path = engine_of(app).url.database
-        raise ConfigError(
-            f"inventory: cannot start: {path} and its -wal do not belong together. {error.advice}"
-        ) from None
+        raise ConfigError(f"inventory: cannot start: {error.message}") from None
 
 
 def open_first_connection(app: Flask) -> None:

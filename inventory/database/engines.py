@@ -70,7 +70,7 @@ def open_first_connection(engine: Engine) -> None:
 
 
 def check_file(engine: Engine) -> None:
-    """Check an SQLite file before the service starts. Raises DatabaseDamaged if it and its log do not match."""
+    """Check an SQLite file before a process opens it. Raises DatabaseDamaged if it and its log do not match."""
     if is_sqlite(engine.url) and (path := sqlite_file.path_of(engine.url)):
         sqlite.check_after_unclean_stop(path)
 

@@ -126,10 +126,11 @@ def close_all() -> None:
     SQLite removes the log only with the last connection. The lock prevents two processes from closing concurrently.
     """
     for engine, watched in list(files.items()):
-        if watched is None or not watched.path.parent.is_dir():
+        folder = watched.path.resolve().parent if watched else None
+        if folder is None or not folder.is_dir():
             engine.dispose()
         else:
-            with sqlite_file.folder_locked(watched.path.parent):
+            with sqlite_file.folder_locked(folder):
                 engine.dispose()
 
 
@@ -192,21 +193,28 @@ def check_after_unclean_stop(path: Path) -> None:
     This happens if a copy is placed next to the log of another database. Checks only if no process has the database
     open, and opens it read-only, because SQLite would otherwise apply the log.
     """
+    path = path.resolve()
     log = sqlite_file.with_suffix(path, sqlite_file.WAL)
     if not path.exists() or not sqlite_file.has_content(log) or is_in_use(path):
         return
-    if not sqlite_file.has_content(path):  # SQLite would treat it as a new database and delete the log
-        raise DatabaseDamaged
+    # SQLite would treat an empty file as a new database and delete the log.
+    if not sqlite_file.has_content(path) or not is_sound_with_log(path):
+        raise DatabaseDamaged(f"{path} and its -wal do not belong together. {DatabaseDamaged.advice}")
+
+
+def is_sound_with_log(path: Path) -> bool:
     try:
         with closing(connect(path, mode="ro")) as connection:
-            result = connection.execute("PRAGMA quick_check(1)").fetchall()
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
     except driver.DatabaseError:
-        raise DatabaseDamaged from None
-    if result != [("ok",)]:
-        raise DatabaseDamaged
+        return False
 
 
 def is_in_use(path: Path) -> bool:
+    """Whether a process has the database open, this one included."""
+    opened = (watched.path.resolve() for watched in files.values() if watched and watched.connections)
+    if path in opened:
+        return True
     with suppress(OSError):  # a read-only file has no writer
         return sqlite_file.is_in_use(path)
     return False

@@ -7,8 +7,10 @@ identity of the file, and compares it at the beginning and at the end of every t
 from __future__ import annotations
 
 import fcntl
+import glob
 import logging
 import os
+import re
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 Identity: TypeAlias = tuple[int, int]
 
 WAL, SHARED_MEMORY, JOURNAL = "-wal", "-shm", "-journal"
+# A restore renames the old database to NAME.replaced-TIME.
+REPLACED = ".replaced-"
 # The lock bytes of a database: PENDING, RESERVED and 510 of SHARED
 # (https://www.sqlite.org/src/file/src/os.h). A connection in WAL mode holds its SHARED lock until it is closed.
 FIRST_LOCK_BYTE = 0x40000000
@@ -41,7 +45,7 @@ def path_of(url: URL) -> Path | None:
     """The file of an SQLite URL; None for an in-memory database."""
     name = url.database or ""
     if "uri" in url.query and name.startswith("file:"):
-        name = unquote(name.removeprefix("file:").removeprefix("//").partition("?")[0])
+        name = unquote(re.sub("^file:(//(localhost)?)?", "", name).partition("?")[0])
     if name in {"", ":memory:"} or url.query.get("mode") == "memory":
         return None
     return Path(name).absolute()
@@ -78,12 +82,19 @@ def identity(path: str | Path) -> Identity | None:
 def create(path: Path) -> None:
     """Create an empty database file with mode 0600 if it is missing. SQLite uses the same mode for -wal and -shm.
 
-    Raises DatabaseMissing if a write-ahead log exists without its database, because SQLite would delete the log.
+    Raises DatabaseMissing if a write-ahead log exists without its database, because SQLite would delete the log, or if
+    a restore was interrupted after it renamed the database.
     """
+    path = path.resolve()
     if path.exists():
         return
     if has_content(with_suffix(path, WAL)):
         raise DatabaseMissing
+    if replaced := sorted(path.parent.glob(f"{glob.escape(path.name)}{REPLACED}*Z")):
+        raise DatabaseMissing(
+            f"The database file does not exist, but a restore has renamed it to {replaced[-1]}. Run the restore again,"
+            f" or rename that file and its -wal back. To start with an empty database, move it to another directory."
+        )
     with suppress(FileExistsError):  # created by a concurrent migration
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 

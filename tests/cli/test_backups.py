@@ -90,6 +90,15 @@ def copy(app: Flask, client: FlaskClient, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def link(database: Path, tmp_path: Path) -> Path:
+    """A link to the database in another directory."""
+    (tmp_path / "links").mkdir()
+    path = tmp_path / "links" / "stock.db"
+    path.symlink_to(database)
+    return path
+
+
 # flask backup
 
 
@@ -132,6 +141,27 @@ def test_backup_refuses_to_overwrite_its_own_database(app: Flask, database: Path
     target = with_suffix(database, suffix)
     assert "is a file of the database itself" in refused(run(app, "backup", target, "--force"))
     assert database.read_bytes() == before
+
+
+def test_backup_through_a_link_refuses_the_files_of_the_database(
+    client: FlaskClient, database: Path, link: Path
+) -> None:
+    product(client)  # this process keeps its connection, and the -wal
+    log = with_suffix(database, "-wal").read_bytes()
+    linked = create_app({"DATABASE_URL": f"sqlite:///{link}"}).test_cli_runner()
+    refusal = linked.invoke(args=["backup", f"{database}-wal", "--force"])
+    assert "is a file of the database itself" in refused(refusal)
+    assert with_suffix(database, "-wal").read_bytes() == log
+
+
+def test_restore_through_a_link_replaces_the_file_and_keeps_the_link(
+    app: Flask, copy: Path, database: Path, link: Path
+) -> None:
+    engine_of(app).dispose()
+    linked = create_app({"DATABASE_URL": f"sqlite:///{link}"})
+    report = done(run(linked, "restore", copy, "--json"))
+    assert (link.is_symlink(), rows(database), rows(Path(report["replaced"]))) == (True, 2, 3)
+    assert Path(report["replaced"]).parent == database.parent
 
 
 def test_backup_refused_beside_the_wal_of_another_file(app: Flask, copy: Path) -> None:

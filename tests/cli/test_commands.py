@@ -235,6 +235,8 @@ def test_export_to_unwritable_path_fails(app: Flask, tmp_path: Path) -> None:
     assert refused(run(app, "export", "products", "-o", str(missing)), 1) == (
         f"Error: Cannot write {missing}: No such file or directory.\n"
     )
+    for path in (tmp_path / ("x" * 252), ROOT / "pyproject.toml" / "products.csv"):
+        assert "Cannot write" in refused(run(app, "export", "products", "-o", str(path)), 1)
     assert "/dev/full" in refused(run(app, "export", "products", "-o", "/dev/full"), 1)
     assert "is a directory" in refused(run(app, "export", "products", "-o", str(tmp_path)), 2)
 
@@ -282,6 +284,13 @@ def test_import_mode_create_rejects_existing_sku(app: Flask) -> None:
     with nothing_changes(app):
         said = refused(run(app, "import", "products", "-", "--mode", "create", stdin=NEW), 1)
     assert "row 2, sku: A product with this SKU already exists." in said
+
+
+def test_database_error_is_printed_as_json_too(tmp_path: Path) -> None:
+    app = create_app({"DATABASE_URL": f"sqlite:///{tmp_path / 'missing.db'}"})
+    result = run(app, "seed", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["error"]) == (1, "database_unavailable")
+    assert result.stderr.startswith("Error: The database file does not exist.")
 
 
 def test_import_json_errors_match_the_api(app: Flask, client: FlaskClient) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from inventory import create_app
 from inventory.database.base import db, engine_of
-from inventory.database.sqlite_file import WatchedFile, existing, with_suffix
+from inventory.database.sqlite_file import WatchedFile, existing, path_of, with_suffix
 from tests.builders import body, category, error_of, nothing_changes, product, transaction
 from tests.commands import flask
 from tests.conftest import on_sqlite
@@ -82,6 +82,30 @@ def test_migration_refused_beside_an_orphaned_wal(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "put the file and its -wal back" in ended.stdout
     assert names(tmp_path) == {"inventory.db-wal"}
+
+
+@pytest.mark.slow
+def test_migration_refused_after_an_interrupted_restore(tmp_path: Path) -> None:
+    """An empty database would hide that the old one is still there."""
+    replaced = tmp_path / "inventory.db.replaced-20261121T204150.519586Z"
+    replaced.touch()
+    ended = run(UPGRADE, {"DATABASE_URL": f"sqlite:///{tmp_path / 'inventory.db'}"})
+    assert ended.returncode == 1
+    assert f"a restore has renamed it to {replaced}. Run the restore again" in ended.stdout
+    assert names(tmp_path) == {replaced.name}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////data/a b.db",
+        "sqlite:///file:/data/a%20b.db?uri=true",
+        "sqlite:///file:///data/a%20b.db?mode=rw&uri=true",
+        "sqlite:///file://localhost/data/a%20b.db?uri=true",
+    ],
+)
+def test_file_of_an_sqlite_url(url: str) -> None:
+    assert path_of(make_url(url)) == Path("/data/a b.db")
 
 
 @pytest.mark.parametrize(
@@ -245,9 +269,9 @@ def test_verify_reports_a_corrupt_file(app: Flask, client: FlaskClient, database
 # Start and stop of the service
 
 
-@pytest.mark.slow
-def test_start_refused_when_file_and_wal_do_not_match(app: Flask, client: FlaskClient, database: Path) -> None:
-    """The naive restore: stop or kill the service and copy the file over."""
+@pytest.fixture
+def foreign_log(app: Flask, client: FlaskClient, database: Path) -> bytes:
+    """The naive restore: kill the service and copy an older file over its database. Returns the -wal left there."""
     old = with_suffix(database, ".old")
     for _ in range(20):
         product(client)
@@ -259,12 +283,31 @@ def test_start_refused_when_file_and_wal_do_not_match(app: Flask, client: FlaskC
     engine_of(app).dispose()
     old.replace(database)
     with_suffix(database, "-wal").write_bytes(log)
-    before = database.read_bytes()
-    ended = run(SERVE, {"DATABASE_URL": app.config["DATABASE_URL"]})
-    assert ended.returncode != 0
-    assert ended.stdout.startswith(f"inventory: cannot start: {database} and its -wal do not belong together. ")
+    return log
+
+
+FLASK = ["flask", "--app", "wsgi"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(SERVE, 2), (UPGRADE, 1), ([*FLASK, "verify"], 2), ([*FLASK, "seed"], 1), ([*FLASK, "backup", "copy.db"], 1)],
+    ids=["serve", "upgrade", "verify", "seed", "backup"],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_file_with_the_wal_of_another_is_refused_and_kept(
+    database: Path, foreign_log: bytes, command: list[str], status: int, *, linked: bool
+) -> None:
+    before, url = database.read_bytes(), f"sqlite:///{database}"
+    if linked:
+        with_suffix(database, ".link").symlink_to(database)
+        url += ".link"
+    ended = run(command, {"DATABASE_URL": url})
+    assert (ended.returncode, "Traceback" in ended.stdout) == (status, False), ended.stdout
+    assert f"{database} and its -wal do not belong together. " in ended.stdout
     assert "flask --app wsgi restore" in ended.stdout
-    assert (database.read_bytes(), with_suffix(database, "-wal").read_bytes()) == (before, log)
+    assert (database.read_bytes(), with_suffix(database, "-wal").read_bytes()) == (before, foreign_log)
 
 
 @pytest.mark.slow
