@@ -111,9 +111,7 @@ class Settings(TextSchema):
     INVENTORY_TEMP_DIR = fields.String(
         load_default=None,
         validate=check_folder,
-        metadata={
-            "description": "directory for temporary files; an import needs up to three times the size of its file"
-        },
+        metadata={"description": "directory for temporary files; an import needs up to 20 times the size of its file"},
     )
 
 
@@ -149,7 +147,7 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
         **settings,
         "SQLALCHEMY_DATABASE_URI": sqlalchemy_url(settings["DATABASE_URL"]),
         "MAX_CONTENT_LENGTH": settings["INVENTORY_MAX_BODY_BYTES"],
-        # An import form has one part. Up to 500 kB of each part are kept in memory.
+        # An import form has one part.
         "MAX_FORM_PARTS": 10,
         **others,
     }

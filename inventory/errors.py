@@ -1,7 +1,7 @@
 """All errors that the service returns, each with a slug and a status.
 
-The envelope is ``{"error": slug, "message": text, "code": HTTP status}``, with optional ``details``. Messages never
-repeat a rejected value.
+The envelope is ``{"error": slug, "message": text, "code": HTTP status}``, with optional ``details``. Messages do
+not repeat rejected text, except a shortened heading of an imported file.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class HeadersTooLarge(ServiceError):
 
 
 class ValidationFailed(ServiceError):
-    """Field errors by location (``json``, ``query``), each field with its list of messages."""
+    """Field errors by location (``json``, ``query``, ``form``), each field with its list of messages."""
 
     status = 422
     slug = "validation_error"

@@ -154,9 +154,9 @@ def kind_of(cell: str) -> str:
     return "text"
 
 
-def not_below(minimum: int, *, exclusive: bool = False) -> validate.Range:
-    """Validator for money: at least (or, exclusive, more than) ``minimum`` and at most MAX_MONEY."""
-    return validate.Range(Decimal(minimum), MAX_MONEY, min_inclusive=not exclusive)
+def not_negative(*, or_zero: bool = True) -> validate.Range:
+    """Validator for money: positive, or zero where allowed, and at most MAX_MONEY."""
+    return validate.Range(Decimal(0), MAX_MONEY, min_inclusive=or_zero)
 
 
 class Flag(fields.Boolean):

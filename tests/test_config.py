@@ -129,6 +129,12 @@ def test_database_urls_are_normalized_to_their_driver() -> None:
     assert {url: load(environ={"DATABASE_URL": url})["SQLALCHEMY_DATABASE_URI"] for url in URLS} == URLS
 
 
+@pytest.mark.parametrize("url", ["sqlite:///stock.db?timeout=abc", "sqlite:///stock.db?cached_statements=x"])
+def test_invalid_value_of_a_database_url_option_is_rejected(url: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL: An option has an invalid value"):
+        create_app({"DATABASE_URL": url})
+
+
 @pytest.mark.parametrize(
     ("url", "named"),
     [

@@ -151,7 +151,7 @@ def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable:
     folder = current_app.config["INVENTORY_TEMP_DIR"]
     with temporary_file(folder) as copy:
         shutil.copyfileobj(file, copy)
-        # Every row has at least one line and is counted twice, so the bar never exceeds its length.
+        # Every row has at least one line and is counted twice.
         length = 2 * sum(block.count(b"\n") for block in iter(partial(rewound(copy).read, BLOCK), b""))
         with progress_bar(length, "Importing") as bar:
             outcome = importer.import_products(copy, mode=mode, dry_run=dry_run, progress=bar.update, folder=folder)

@@ -35,8 +35,8 @@ db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 
 def init_app(app: Flask) -> None:
-    """Set up the engine. Raises ConfigError for unknown URL options, or if the directory cannot be created."""
-    refuse_unknown_options(make_url(app.config["SQLALCHEMY_DATABASE_URI"]))
+    """Set up the engine. Raises ConfigError for invalid URL options, or if the directory cannot be created."""
+    refuse_invalid_options(make_url(app.config["SQLALCHEMY_DATABASE_URI"]))
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engines.options(app.config)
     try:
         db.init_app(app)
@@ -45,10 +45,14 @@ def init_app(app: Flask) -> None:
     engines.configure(engine_of(app), busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
 
 
-def refuse_unknown_options(url: URL) -> None:
+def refuse_invalid_options(url: URL) -> None:
+    invalid = "inventory: cannot start: invalid setting: DATABASE_URL"
     if unknown := engines.unknown_options(url):
-        named = ", ".join(map(option_name, unknown))
-        raise ConfigError(f"inventory: cannot start: invalid setting: DATABASE_URL: Unknown option: {named}.")
+        raise ConfigError(f"{invalid}: Unknown option: {', '.join(map(option_name, unknown))}.")
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ValueError:
+        raise ConfigError(f"{invalid}: An option has an invalid value.") from None
 
 
 def option_name(name: str) -> str:

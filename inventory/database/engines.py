@@ -1,4 +1,4 @@
-"""Differences between SQLite and PostgreSQL. Code outside this package does not depend on the engine."""
+"""What SQLite and PostgreSQL do differently, behind one set of functions."""
 
 from __future__ import annotations
 

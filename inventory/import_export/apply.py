@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,8 +53,8 @@ def outcome_of(earlier: Earlier) -> Outcome:
 
 
 def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:
-    # Lock all products first, in id order like all other locks. The array takes 8 bytes per product.
-    ledger.lock(array("q", scratch.product_ids()))
+    # Lock all products first, in id order like all other locks.
+    ledger.lock(scratch.product_ids())
     writer, done = Writer(), Outcome(rows=rows, unchanged=rows)
     for planned in scratch.changes():
         changes = recheck(planned, scratch, mode)

@@ -58,7 +58,8 @@ def import_products(
 
     ``progress`` is called with the number of rows done since its last call. Every row counts twice: when it is parsed
     and when it is compared. ``folder`` is for temporary files. Raises ImportInvalid with the first problems,
-    UnsupportedEncoding, and what ``claim`` raises.
+    UnsupportedEncoding, DuplicateSku or DuplicateCategory after repeated collisions with other writers, and what
+    ``claim`` raises.
     """
     with Scratch(folder) as scratch:
         problems = validate_rows(file, scratch, progress)

@@ -136,6 +136,8 @@ def change_of(row: ParsedRow, product: ProductState | None, catalogue: Catalogue
 def changed_columns(row: ParsedRow, product: ProductState | None) -> dict[str, object]:
     """The columns whose cells differ from what is stored; for a new product all of them."""
     columns = {name: cell for name, cell in row.cells.items() if name in PLAIN_COLUMNS and differs(row, product, name)}
+    if product is not None and product.sku_folded != fold(row.cells["sku"]):
+        columns.pop("sku", None)  # found by its SKU as written in the file, whose white space it keeps
     if "sku" in columns:
         columns["sku_folded"] = fold(row.cells["sku"])
     if "name" in columns:

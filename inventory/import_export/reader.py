@@ -79,7 +79,9 @@ def detect_delimiter(text: io.TextIOWrapper) -> str:
 
 def parse_row(number: int, record: list[str], header: list[str], schema: FileRow) -> ParsedRow:
     if len(record) != len(header):
-        problem = Problem(number, None, f"Expected {len(header)} cells, found {len(record)}.")
+        problem = Problem(
+            number, None, f"The row has a different number of cells than the header: {len(record)}, not {len(header)}."
+        )
         return ParsedRow(number, sku_alone(record, header.index("sku"), schema), {}, (problem,))
     given = {name: cells.unquote(cell.strip()) or None for name, cell in zip(header, record, strict=True)}
     try:

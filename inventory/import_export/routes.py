@@ -40,6 +40,9 @@ CSV_BODY = {
     },
 }
 
+# An import that collides with other writers of the same SKU or category several times gives up.
+IMPORT_ERRORS = {errors.ImportInvalid, errors.DuplicateSku, errors.DuplicateCategory, *ON_BODY} - {errors.MalformedJson}
+
 
 def attachment(body: Iterator[bytes], name: str, file_format: str) -> Response:
     return Response(
@@ -93,7 +96,7 @@ def export_transactions(query: Values) -> Response:
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
 @blueprint.reads_file(CSV_BODY)
-@blueprint.errors(errors.ImportInvalid, *(set(ON_BODY) - {errors.MalformedJson}))
+@blueprint.errors(*IMPORT_ERRORS)
 def import_products(query: Values) -> object:
     """Import products.
 
@@ -103,7 +106,8 @@ def import_products(query: Values) -> object:
     spaces in a heading do not matter, and `Quantity` means `quantity_on_hand`, so both product exports can be imported.
     `sku` is required; new products also require `name`, `price` and `category`. A category that does not exist is
     created. A missing column leaves its field unchanged. An empty cell means null where null is allowed. In `sku`,
-    `name`, `location` and `category`, each run of white space becomes one space.
+    `name`, `location` and `category`, each run of white space becomes one space. SKUs that differ only in that are
+    duplicates.
 
     A `quantity_on_hand` that equals the `expected_quantity` of its row does not change the stock, even if the stock has
     changed since the export. A different value is a count, which is rejected if the stock has changed since the export.

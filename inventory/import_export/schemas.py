@@ -16,7 +16,7 @@ from inventory.fields import (
     Money,
     Text,
     TextSchema,
-    not_below,
+    not_negative,
 )
 from inventory.import_export.cells import one_line
 from inventory.products.schemas import ProductFilters
@@ -64,8 +64,8 @@ class FileRow(TextSchema):
     sku = OneLine(required=True, max_length=50)
     name = OneLine(max_length=200)
     description = Text(max_length=1000, allow_none=True, multiline=True)
-    price = Money(validate=not_below(0, exclusive=True))
-    cost = Money(allow_none=True, validate=not_below(0))
+    price = Money(validate=not_negative(or_zero=False))
+    cost = Money(allow_none=True, validate=not_negative())
     quantity_on_hand = Integer(validate=validate.Range(0, MAX_STOCK))
     reorder_point = Integer(validate=validate.Range(0, MAX_QUANTITY))
     location = OneLine(max_length=50, allow_none=True)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 BLOCK = 64 * 1024
 # Bytes kept in memory until the end of a part's headers, or of the boundary before them, is found.
 MAX_PIECE = 2 * BLOCK
-MAX_NAME = 40
 UNREADABLE = "The form data is incomplete, or its boundary differs from the Content-Type header."
 
 
@@ -88,7 +87,7 @@ def form_events() -> Iterator[Event]:
 
 def wrong_parts(names: list[str]) -> errors.ValidationFailed:
     others = [name for name in names if name != "file"]
-    problems = {name[:MAX_NAME] or "(unnamed)": ["Unknown field."] for name in others}
+    problems = {name or "(unnamed)": ["Unknown field."] for name in others}
     if names.count("file") != 1:
         problems["file"] = ["Duplicate field." if "file" in names else "Missing data for required field."]
     return validation_failed({"form": problems})

@@ -170,7 +170,7 @@ def update_product(data: dict[str, object], product_id: int, *, key: RequestKey 
     Only the fields that are sent change; PUT and PATCH behave the same. A `quantity_on_hand` that differs from the
     stock is recorded as a count; leave the field out to keep the stock, and use `POST /transactions` for purchases and
     sales. With an `Idempotency-Key` a repeated request moves the stock once and returns the first response. If no stock
-    moves, the key has no effect and a repeated request is processed again. `If-Match`, or `version` in the body, makes
+    moves, the key is not stored and a repeated request is processed again. `If-Match`, or `version` in the body, makes
     the change conditional (412). A change that does not set the stock compares the version only, so a sale in between
     does not cause a 412; a change that sets the stock compares the whole `ETag`. A product can be sent back as it was
     read, with some fields changed: fields marked `readOnly` are ignored, and with its `updated_at` an unchanged

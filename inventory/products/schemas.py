@@ -26,7 +26,7 @@ from inventory.fields import (
     TextSchema,
     Timestamp,
     UpdateSchema,
-    not_below,
+    not_negative,
 )
 from inventory.models.product import Product
 from inventory.transactions.schemas import TransactionOut, expected_quantity, notes, reference
@@ -39,11 +39,11 @@ class ProductIn(BaseSchema):
     sku = Text(required=True, max_length=50, metadata={"description": "Unique, case-insensitive."})
     name = Text(required=True, max_length=200)
     description = Text(max_length=1000, allow_none=True, load_default=None, multiline=True)
-    price = Money(required=True, validate=not_below(0, exclusive=True), metadata={"exclusiveMinimum": 0})
+    price = Money(required=True, validate=not_negative(or_zero=False), metadata={"exclusiveMinimum": 0})
     cost = Money(
         allow_none=True,
         load_default=None,
-        validate=not_below(0),
+        validate=not_negative(),
         metadata={"description": "Unit cost. Must not exceed `price`."},
     )
     quantity_on_hand = Integer(
@@ -54,7 +54,7 @@ class ProductIn(BaseSchema):
         },
     )
     reorder_point = Integer(load_default=10, validate=validate.Range(0, MAX_QUANTITY))
-    location = Text(max_length=50, allow_none=True, load_default=None, metadata={"description": "Shelf or bin."})
+    location = Text(max_length=50, allow_none=True, load_default=None)
     category_id = Id(required=True)
     is_active = Flag(load_default=True)
 
@@ -163,15 +163,10 @@ class ProductFilters(TextSchema):
     sku = Several(Text(max_length=50), description="Exact SKU, case-insensitive.")
     category_id = Id()
     is_active = Flag()
-    search = Text(
-        max_length=200,
-        allow_none=True,
-        strip=False,
-        metadata={"description": "Case-insensitive substring of name or SKU."},
-    )
+    search = Text(max_length=200, allow_none=True, strip=False)
     low_stock = Flag(metadata={"description": "Whether the stock is at or below the reorder point."})
-    min_price = Money(validate=not_below(0))
-    max_price = Money(validate=not_below(0))
+    min_price = Money(validate=not_negative())
+    max_price = Money(validate=not_negative())
     min_quantity = Integer(validate=validate.Range(0, MAX_STOCK))
     max_quantity = Integer(validate=validate.Range(0, MAX_STOCK))
     updated_since = Timestamp(

@@ -43,12 +43,7 @@ def expected_quantity() -> Integer:
 
 
 def reference() -> Text:
-    return Text(
-        max_length=100,
-        allow_none=True,
-        load_default=None,
-        metadata={"description": "Number of the caller's document, such as an invoice."},
-    )
+    return Text(max_length=100, allow_none=True, load_default=None)
 
 
 def notes() -> Text:

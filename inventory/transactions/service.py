@@ -209,7 +209,7 @@ def explain_refusal(product_id: int, movement: Movement) -> None:
 def check_expectation(expected: int | None, available: int) -> None:
     if expected not in {None, available}:
         raise errors.StaleQuantity(
-            f"Expected {expected} units in stock, found {available}. Fetch the product again and retry.",
+            f"Expected a stock of {expected}, found {available}. Fetch the product again and retry.",
             {"expected": expected, "quantity_on_hand": available},
         )
 

@@ -64,4 +64,8 @@ def init_app(app: Flask, api: Api) -> None:
             return swagger(path)
         files = flask.url_for("docs", path=RELEASE)
         page = flask.render_template("docs.html", title=f"{name} API", files=files, document=flask.url_for("openapi"))
-        return prepare(page.encode(), "text/html; charset=utf-8").respond(CHECK)
+        response = prepare(page.encode(), "text/html; charset=utf-8").respond(CHECK)
+        # A frame of a foreign page could lead clicks to "Execute", whose request would then be of this origin.
+        response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
+        response.headers["X-Frame-Options"] = "DENY"
+        return response

@@ -1,4 +1,4 @@
-"""Static responses, prepared once per process with ETags, plain and compressed."""
+"""Responses with a fixed body: with ETags, plain and compressed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def validation_failed(details: Mapping[str, object]) -> ValidationFailed:
     named, omitted = first_problems(details)
     if not omitted:
         return ValidationFailed(details=named)
-    message = f"Validation failed. See details; {omitted} more errors are omitted."
+    message = f"Validation failed. See details. Errors omitted: {omitted}."
     return ValidationFailed(message, named | {"omitted": omitted})
 
 

@@ -16,7 +16,7 @@ depends_on = None
 
 big_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 money = sa.Numeric(14, 4).with_variant(sa.BigInteger(), "sqlite")
-moment = sa.DateTime(timezone=True)
+utc_time = sa.DateTime(timezone=True)
 
 
 def folded(length: int) -> sa.types.TypeEngine[str]:
@@ -59,8 +59,8 @@ def upgrade() -> None:
         sa.Column("name_folded", folded(100), nullable=False),
         sa.Column("description", sa.String(500)),
         sa.Column("version", sa.BigInteger(), nullable=False, server_default=sa.text("1")),
-        sa.Column("created_at", moment, nullable=False),
-        sa.Column("updated_at", moment, nullable=False),
+        sa.Column("created_at", utc_time, nullable=False),
+        sa.Column("updated_at", utc_time, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_categories"),
         sa.UniqueConstraint("name_folded", name="uq_categories_name_folded"),
         sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),
@@ -84,9 +84,9 @@ def upgrade() -> None:
         sa.Column("is_active", sa.Boolean(), nullable=False, server_default=sa.true()),
         sa.Column("version", sa.BigInteger(), nullable=False, server_default=sa.text("1")),
         sa.Column("last_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
-        sa.Column("last_counted_at", moment),
-        sa.Column("created_at", moment, nullable=False),
-        sa.Column("updated_at", moment, nullable=False),
+        sa.Column("last_counted_at", utc_time),
+        sa.Column("created_at", utc_time, nullable=False),
+        sa.Column("updated_at", utc_time, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_products"),
         sa.UniqueConstraint("sku_folded", name="uq_products_sku_folded"),
         sa.ForeignKeyConstraint(
@@ -116,7 +116,7 @@ def upgrade() -> None:
         sa.Column("created", sa.BigInteger()),
         sa.Column("updated", sa.BigInteger()),
         sa.Column("unchanged", sa.BigInteger()),
-        sa.Column("created_at", moment, nullable=False),
+        sa.Column("created_at", utc_time, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_batches"),
         sa.UniqueConstraint("idempotency_key", "client", name="uq_batches_idempotency_key_client"),
         sa.CheckConstraint("kind IN ('batch', 'reversal', 'import')", name="kind_known"),
@@ -144,7 +144,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(64)),
         sa.Column("xid", sa.BigInteger(), nullable=False),
         sa.Column("actor", sa.String(100)),
-        sa.Column("created_at", moment, nullable=False),
+        sa.Column("created_at", utc_time, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_transactions"),
         sa.UniqueConstraint("product_id", "seq", name="uq_transactions_product_id_seq"),
         sa.ForeignKeyConstraint(

@@ -19,9 +19,9 @@ depends_on = None
 
 big_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-FACTS = ("sku", "name", "description", "price", "cost", "reorder_point", "location", "category_id", "is_active")
-OLD_FACTS, NEW_FACTS = (", ".join(f"{row}.{fact}" for fact in FACTS) for row in ("OLD", "NEW"))
-ANY_FACT = f"UPDATE OF {', '.join(FACTS)}"
+COLUMNS = ("sku", "name", "description", "price", "cost", "reorder_point", "location", "category_id", "is_active")
+OLD_VALUES, NEW_VALUES = (", ".join(f"{row}.{name}" for name in COLUMNS) for row in ("OLD", "NEW"))
+ANY_UPDATE = f"UPDATE OF {', '.join(COLUMNS)}"
 
 SUPERSEDED = """
     OLD.is_latest AND NOT NEW.is_latest AND NEW.id = OLD.id AND NEW.product_id = OLD.product_id
@@ -60,7 +60,7 @@ SQLITE_TRIGGERS = {
     "products_note_insert": f"AFTER INSERT ON products {sqlite_note('NEW')}",
     "products_note_delete": f"AFTER DELETE ON products {sqlite_note('OLD')}",
     "products_note_update": f"""
-        AFTER {ANY_FACT} ON products WHEN ({NEW_FACTS}) IS NOT ({OLD_FACTS}) {sqlite_note("NEW")}
+        AFTER {ANY_UPDATE} ON products WHEN ({NEW_VALUES}) IS NOT ({OLD_VALUES}) {sqlite_note("NEW")}
     """,
 } | {
     name: f"AFTER {event} ON product_changes WHEN {condition} BEGIN SELECT RAISE(ABORT, '{PROTECTED}'); END"
@@ -78,7 +78,7 @@ NOTE, REFUSE = "EXECUTE FUNCTION note_product_change()", f"EXECUTE FUNCTION refu
 POSTGRESQL_TRIGGERS = {
     "products_note_change": f"AFTER INSERT OR DELETE ON products FOR EACH ROW {NOTE}",
     "products_note_update": f"""
-        AFTER {ANY_FACT} ON products FOR EACH ROW WHEN (({NEW_FACTS}) IS DISTINCT FROM ({OLD_FACTS})) {NOTE}
+        AFTER {ANY_UPDATE} ON products FOR EACH ROW WHEN (({NEW_VALUES}) IS DISTINCT FROM ({OLD_VALUES})) {NOTE}
     """,
     "product_changes_refuse_truncate": f"BEFORE TRUNCATE ON product_changes FOR EACH STATEMENT {REFUSE}",
 } | {

@@ -321,7 +321,7 @@ def test_empty_file_is_rejected(file: bytes) -> None:
 
 def test_rows_with_wrong_number_of_cells_are_rejected() -> None:
     assert places("sku,name\nA\nB,Bolt\nC,Bolt,\n") == [(2, None), (4, None)]
-    assert message("sku,name\nA\n") == "Expected 2 cells, found 1."
+    assert message("sku,name\nA\n") == ("The row has a different number of cells than the header: 1, not 2.")
 
 
 @pytest.mark.parametrize("tail", ['B,"Bolt\n', 'B,"Bolt\nC,Bolt\n', 'B,"', 'B,"Bolt"s\nC,Bolt\n', f"B,{'x' * 200_000}"])

@@ -148,6 +148,15 @@ def test_whitespace_of_existing_products_survives_round_trip(app: Flask, client:
     assert contents(app) | {"batches": []} == before
 
 
+def test_sku_found_with_its_whitespace_keeps_it(client: FlaskClient) -> None:
+    """Even if its case differs: without the white space, it could be another product's SKU."""
+    home = category(client)["id"]
+    product(client, sku="A B", category_id=home)
+    product(client, sku="A  B", category_id=home)
+    assert import_file(client, "sku,name\na  b,New\n")["updated"] == 1
+    assert [(row["sku"], row["name"]) for row in listed(client.get("/products"))][1] == ("A  B", "New")
+
+
 def test_whitespace_removed_in_file_counts_as_update(client: FlaskClient) -> None:
     product(client, sku="A", name="Two  blanks")
     assert import_file(client, "sku,name\nA,Two blanks\n")["updated"] == 1

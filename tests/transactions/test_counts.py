@@ -127,7 +127,7 @@ def test_count_with_stale_expected_quantity_returns_409(app: Flask, client: Flas
         response = send(client, bolt, counted, expected_quantity=11)
     assert error_of(response) == (409, "stale_quantity")
     assert body(response)["details"] == {"expected": 11, "quantity_on_hand": 10}
-    assert body(response)["message"] == "Expected 11 units in stock, found 10. Fetch the product again and retry."
+    assert body(response)["message"] == "Expected a stock of 11, found 10. Fetch the product again and retry."
 
 
 def test_count_compares_expected_quantity_of_zero(app: Flask, client: FlaskClient) -> None:

@@ -153,6 +153,11 @@ def test_versioned_assets_are_cached_as_immutable(client: FlaskClient) -> None:
         assert plain.headers["Cache-Control"] == "no-cache"
 
 
+def test_docs_may_not_be_framed(client: FlaskClient) -> None:
+    headers = client.get("/docs").headers
+    assert (headers["Content-Security-Policy"], headers["X-Frame-Options"]) == ("frame-ancestors 'none'", "DENY")
+
+
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs", f"/docs/{docs.RELEASE}/swagger-ui-bundle.js"])
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
 def test_if_none_match_returns_304_when_unchanged(client: FlaskClient, path: str, coding: str) -> None:

@@ -69,7 +69,9 @@ class RejectedLine(AnswerSchema):
 
     optional = frozenset({"available", "requested", "expected", "quantity_on_hand", "transaction_ids", "json"})
 
-    line = Integer(metadata={"description": "Index of the line in the request, from 0."})
+    line = Integer(
+        metadata={"description": "Index of the line in the request, or of the row in a reversed batch, from 0."}
+    )
     error = fields.String(metadata={"description": "Slug of the error."})
     message = fields.String(metadata={"description": "Error message for people."})
     available = Integer(metadata={"description": "Of `insufficient_stock`: units left by the preceding lines."})
@@ -84,9 +86,7 @@ class BatchRejectedDetails(AnswerSchema):
     """The rejected lines."""
 
     error_count = Integer(metadata={"description": "Number of rejected lines."})
-    errors = fields.List(
-        fields.Nested(RejectedLine), metadata={"description": "The first 100, in the order of the request."}
-    )
+    errors = fields.List(fields.Nested(RejectedLine), metadata={"description": "All rejected lines, in their order."})
 
 
 class BadCell(AnswerSchema):

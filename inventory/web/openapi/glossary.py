@@ -48,7 +48,6 @@ FILTERS = {
     "max_quantity": "Only products with at most this stock.",
     "search": "Case-insensitive substring of name or SKU. `%` and `_` are literal characters.",
     "product_id": "Only rows of the product with this `id`.",
-    "sku": "Only rows of the product that currently has this SKU, case-insensitive.",
     "transaction_type": "Only rows of this type.",
     "reason": "Only adjustments with this reason.",
     "reference": "Only rows with exactly this reference.",

@@ -32,8 +32,8 @@ CONTROL_BUT_LINES = r"\x00-\x08\x0B\x0C\x0E-\x1F\x7F-\x9F"
 
 def schema_name(schema: Any) -> str:
     """The name of a schema in the OpenAPI document."""
-    name = schema.__name__ if isinstance(schema, type) else type(schema).__name__
-    return name.removesuffix("Schema")
+    name: str = schema.__name__ if isinstance(schema, type) else type(schema).__name__
+    return name
 
 
 def pattern(field: Text) -> str:
