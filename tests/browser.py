@@ -54,6 +54,6 @@ class Browser:
         self.client.request("DELETE", self.session)
         self.client.connection.close()
         self.driver.terminate()
-        self.driver.wait(10)
+        self.driver.wait(60)
         assert self.driver.stdout is not None
         self.driver.stdout.close()

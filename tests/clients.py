@@ -68,7 +68,7 @@ def answer_to(url: str, request: bytes) -> Answer:
     """The first answer to these very bytes."""
     address = urlsplit(url)
     with (
-        socket.create_connection((address.hostname, address.port), timeout=10) as connection,
+        socket.create_connection((address.hostname, address.port), timeout=120) as connection,
         http.client.HTTPResponse(connection) as response,
     ):
         connection.sendall(request)

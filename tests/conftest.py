@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
+from hypothesis import settings
 
 from inventory import create_app
 from inventory.database.base import db
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
     from tests.servers import Gunicorn
+
+# The same examples in every run, however long they take.
+settings.register_profile("reproducible", deadline=None, derandomize=True)
+settings.load_profile("reproducible")
 
 NewDatabase: TypeAlias = Callable[..., Database]
 

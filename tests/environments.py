@@ -75,7 +75,7 @@ class Environment:
 
     @cached_property
     def app(self) -> Flask:
-        app = create_app({"DATABASE_URL": self.url, "TESTING": True})
+        app = create_app({"DATABASE_URL": self.url, "TESTING": True, "INVENTORY_BUSY_TIMEOUT_MS": 60_000})
         self.state = state_of(app)
         return app
 

@@ -56,6 +56,8 @@ class Gunicorn:
             "DATABASE_URL": database_url,
             "INVENTORY_WORKERS": str(workers),
             "INVENTORY_THREADS": str(threads),
+            # No test fails because the machine stood still for the default of 5 s.
+            "INVENTORY_BUSY_TIMEOUT_MS": "60000",
             **settings,
         }
 
@@ -78,7 +80,7 @@ class Gunicorn:
             time.sleep(0.05)
 
     def answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", "/health/live")
             return connection.getresponse().status == http.HTTPStatus.OK
@@ -90,7 +92,7 @@ class Gunicorn:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(15)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(5)

@@ -43,7 +43,7 @@ MARKS = select(
     *(select(func.max(table.c.updated_at)).scalar_subquery() for table in TABLES if "updated_at" in table.c),
 )
 # Seconds: far more than a rejection takes, far less than one with quadratic run time.
-PATIENCE = 10
+PATIENCE = 60
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from sqlalchemy import insert, select, text, update
 
 from inventory import create_app
 from inventory.cli import commands as cli
+from inventory.cli.backup_commands import backup, restore
 from inventory.cli.pipes import CLOSED_PIPE
 from inventory.database.base import db
 from inventory.models.category import Category
@@ -432,9 +433,9 @@ def commands(group: click.Group, *path: str) -> Iterator[tuple[list[str], click.
             yield from commands(command, *path, name)
 
 
+COMMANDS_OF_DATA = [cli.seed, cli.verify, cli.import_group, cli.export_group]
 COMMANDS = {
-    " ".join(path): command
-    for path, command in commands(click.Group(commands=[cli.seed, cli.verify, cli.import_group, cli.export_group]))
+    " ".join(path): command for path, command in commands(click.Group(commands=[*COMMANDS_OF_DATA, backup, restore]))
 }
 
 

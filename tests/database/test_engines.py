@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import event, select, text, update
 
 from inventory import create_app
+from inventory.database import sqlite
 from inventory.database.base import db
 from inventory.database.engines import begin_write
 from inventory.database.sqlite import is_patched
@@ -84,7 +85,7 @@ def test_sqlite_connections_have_the_required_pragmas(app: Flask) -> None:
         "journal_mode": "wal",
         "synchronous": 2,
         "foreign_keys": 1,
-        "busy_timeout": 5000,
+        "busy_timeout": app.config["INVENTORY_BUSY_TIMEOUT_MS"],
         "recursive_triggers": 1,
     }
     with app.app_context(), db.engine.connect() as first, db.engine.connect() as second:
@@ -94,10 +95,14 @@ def test_sqlite_connections_have_the_required_pragmas(app: Flask) -> None:
 
 
 @on_sqlite
-def test_sqlite_with_wal_reset_bug_logs_a_warning(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("patched", [True, False])
+def test_sqlite_with_wal_reset_bug_logs_a_warning(
+    database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, patched: bool
+) -> None:
+    monkeypatch.setattr(sqlite, "is_patched", lambda: patched)
     create_app({"DATABASE_URL": database_url})
     warned = any("walresetbug" in record.getMessage() for record in caplog.records)
-    assert warned == (not is_patched())
+    assert warned == (not patched)
 
 
 def test_is_patched_recognizes_sqlite_versions_without_the_bug() -> None:

@@ -146,7 +146,8 @@ def end_connections(app: Flask) -> None:
     assert SERVER is not None
     engine = engine_of(app)
     assert engine.pool.checkedin() >= 1  # type: ignore[attr-defined]
-    others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name"
+    clients = "SELECT pid FROM pg_stat_activity WHERE datname = :name AND backend_type = 'client backend'"
+    others = f"SELECT pg_terminate_backend(pid, 5000) FROM ({clients}) AS clients"
     with closing_pool(create_app({"DATABASE_URL": SERVER.address})) as outside, outside.app_context():
         assert all(db.session.scalars(text(others), {"name": engine.url.database}))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,6 +19,7 @@ from inventory.models.category import Category
 from inventory.transactions.service import Movement, record
 from tests.builders import assert_ledger_is_consistent, category, contents, error_of, listed, nothing_changes, product
 from tests.conftest import on_postgresql
+from tests.postgresql import await_blocked
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -128,14 +128,12 @@ def test_serialization_failure_gives_up_after_all_attempts(app: Flask, client: F
 def test_deadlock_victim_is_retried(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt, nut = (product(client, quantity_on_hand=5)["id"] for _ in range(2))
     attempts: list[int] = []
-    has_nut = Event()
 
     def other() -> None:
         """Locks the nut and then the bolt, and waits as long as needed."""
         with psycopg.connect(database_url) as connection:
             connection.execute("SET deadlock_timeout = '60s'")
             connection.execute("UPDATE products SET name = 'Theirs' WHERE id = %s", [nut])
-            has_nut.set()
             connection.execute("UPDATE products SET name = 'Theirs' WHERE id = %s", [bolt])
 
     @unit_of_work
@@ -145,10 +143,14 @@ def test_deadlock_victim_is_retried(app: Flask, client: FlaskClient, database_ur
         record(bolt, Movement("sale", 1))
         if len(attempts) == 1:
             threads.submit(other)
-            has_nut.wait(10)
+            await_blocked(observer, 1)
         record(nut, Movement("sale", 1))
 
-    with app.app_context(), ThreadPoolExecutor(1) as threads:
+    with (
+        app.app_context(),
+        psycopg.connect(database_url, autocommit=True) as observer,
+        ThreadPoolExecutor(1) as threads,
+    ):
         work()
     assert len(attempts) == 2
     assert {row["quantity_on_hand"] for row in listed(client.get("/products"))} == {4}

@@ -76,7 +76,7 @@ def test_backup_under_load_contains_all_earlier_movements(database_url: str, dat
         "SQLite: backup under load",
         seconds_for_backup=round(ended - started, 1),
         concurrent_movements=len(concurrent),
-        ms_longest_pause=round(1_000 * max(pauses)),
+        ms_longest_pause=round(1_000 * max(pauses, default=0)),
         lost=lost,
     )
     assert concurrent

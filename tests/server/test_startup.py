@@ -126,11 +126,11 @@ def test_concurrent_upgrades_all_succeed(empty_database_url: str) -> None:
 
 @pytest.mark.parametrize("engine_name", {"postgresql"} & set(ENGINES), indirect=True)
 def test_migration_is_exempt_from_the_statement_timeout(database_url: str) -> None:
-    app = create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 100})
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 1_000})
     with app.app_context():
         with db.engine.begin() as connection:
             begin_migration(connection)
-            connection.execute(select(func.pg_sleep(0.2)))
+            connection.execute(select(func.pg_sleep(1.2)))
         db.engine.dispose()
 
 

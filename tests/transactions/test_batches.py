@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from inventory import create_app
+from inventory.database.base import engine_of
 from inventory.fields import MAX_STOCK
 from tests import postgresql
 from tests.builders import (
@@ -323,19 +325,23 @@ def test_batch_lock_does_not_block_foreign_key_references(app: Flask, client: Fl
 @on_postgresql
 def test_batch_is_retried_after_deadlock(app: Flask, client: FlaskClient, database_url: str) -> None:
     bolt, nut = product(client, quantity_on_hand=9)["id"], product(client, quantity_on_hand=9)["id"]
+    # The batch checks for a deadlock once, after 4 s, and the other transaction after a minute. So the batch is the
+    # victim.
+    url = f"{database_url}?options=-c%20deadlock_timeout%3D4s"
+    slow = create_app({"DATABASE_URL": url, "INVENTORY_BUSY_TIMEOUT_MS": 60_000})
     with (
         psycopg.connect(database_url) as other,
         psycopg.connect(database_url, autocommit=True) as observer,
         ThreadPoolExecutor(1) as pool,
     ):
-        # The other transaction waits a minute before it checks for deadlocks, so the batch becomes the victim.
         other.execute("SET LOCAL deadlock_timeout = '60s'")
         other.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [nut])
-        pending = pool.submit(send, app.test_client(), [line(bolt, "sale", 1), line(nut, "sale", 1)])
+        pending = pool.submit(send, slow.test_client(), [line(bolt, "sale", 1), line(nut, "sale", 1)])
         postgresql.await_blocked(observer, 1)
         other.execute("SELECT 1 FROM products WHERE id = %s FOR UPDATE", [bolt])
         other.rollback()
         response = pending.result()
+    engine_of(slow).dispose()
     assert response.status_code == 201
     assert (stock(client, bolt), stock(client, nut)) == (8, 8)
     assert_ledger_is_consistent(app)

@@ -229,7 +229,7 @@ def test_concurrent_duplicate_gets_retry_after_on_lock_timeout(
 
 @on_postgresql
 def test_concurrent_duplicate_returns_409_on_statement_timeout(app: Flask, database_url: str, shop: Shop) -> None:
-    brief = create_app({"DATABASE_URL": database_url, "TESTING": True, "INVENTORY_STATEMENT_TIMEOUT_MS": 100})
+    brief = create_app({"DATABASE_URL": database_url, "TESTING": True, "INVENTORY_STATEMENT_TIMEOUT_MS": 1_000})
     with key_in_progress(app, "k"):
         response = ENDPOINTS["transaction"](shop).send(brief.test_client(), "k")
     with brief.app_context():

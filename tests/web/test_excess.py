@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 LARGEST = 1024 * 1024
 MEBIBYTE = 1024 * 1024
-# Of one worker, which takes about 70 MiB at start. Parsing eight bodies at the same time would take about 350.
-ALLOWED_GROWTH = 256 * MEBIBYTE
+# Of one worker, which takes about 70 MiB at start. Parsing eight bodies at the same time would take more than 300.
+ALLOWED_GROWTH = 280 * MEBIBYTE
 ALLOWED_RESPONSE = 100_000
 
 

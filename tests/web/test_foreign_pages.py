@@ -76,7 +76,7 @@ def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def text_after_leaving(browser: Browser, url: str) -> str:
     """The text of the page after a navigation to ``url``."""
-    for _attempt in range(100):
+    for _attempt in range(600):
         address, text = browser.result_of("return [location.href, document.body.innerText];")
         if address.startswith(url):
             return str(text)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.contract import OPERATIONS, Operation
+from tests.pollers import Poller
 from tests.valid_requests import valid_requests
 
 if TYPE_CHECKING:
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
 
     from tests.servers import Gunicorn
 
+# A feed holds rows back while any transaction of the server is older.
+ROWS_OF_FEEDS = {"/transactions/feed": 6, "/products/feed": 3}
+
 
 @pytest.mark.parametrize("operation", [found for found in OPERATIONS if found.method == "GET"], ids=str)
 def test_head_returns_the_headers_of_get_without_a_body(shared_app: Flask, operation: Operation) -> None:
     path, client = valid_requests(operation)[0].path, shared_app.test_client()
+    if path in ROWS_OF_FEEDS:
+        Poller(client, path).poll_until(ROWS_OF_FEEDS[path])
     whole, head = client.get(path), client.head(path)
     assert head.data == b""
     assert (head.status_code, without_date(head.headers)) == (whole.status_code, without_date(whole.headers))
