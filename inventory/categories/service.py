@@ -15,8 +15,7 @@ from inventory.database.keyset import Page, PageRequest, paginate
 from inventory.database.types import fold
 from inventory.models.category import Category
 from inventory.products import service as products
-from inventory.web.conditional import UNCONDITIONAL
-from inventory.web.idempotency import fingerprint
+from inventory.web.conditional import UNCONDITIONAL, digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,8 +48,8 @@ def with_products(category_id: int) -> tuple[CategoryRow, int, list[ProductRow]]
 
 def tag_of(category: CategoryRow | Category, count: int, members: list[ProductRow]) -> str:
     """The entity tag of a category: its version, and a hash of the products shown with it."""
-    shown = fingerprint([count, [[product.id, products.tag_of(product)] for product in members]])
-    return f"{category.version}.{shown[:16]}"
+    shown = [count, [[product.id, products.tag_of(product)] for product in members]]
+    return f"{category.version}.{digest(shown)}"
 
 
 def current_tag(category: CategoryRow | Category) -> str:

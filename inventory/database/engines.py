@@ -7,12 +7,13 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database import postgresql, sqlite, sqlite_file
-from inventory.errors import ServiceError
+from inventory.database.errors import from_database
+from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITE = sqlite.WRITE  # ignored by PostgreSQL
+# Space for a large import or batch, including its copy in the write-ahead log.
+NEEDED_BYTES = 10 * 1024 * 1024
 MIGRATION_LOCK = int.from_bytes(b"stock")  # arbitrary, but the same in all releases
 
 
@@ -120,12 +123,13 @@ def snapshot_options(dialect: str) -> dict[str, object]:
 
 
 @contextmanager
-def unlimited_snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection with a read snapshot and without a statement timeout."""
+def snapshot(engine: Engine, *, time_limit: bool = True) -> Iterator[Connection]:
+    """A connection with a read snapshot; without ``time_limit``, also without a statement timeout."""
     with engine.connect() as connection:
-        snapshot = connection.execution_options(**snapshot_options(engine.dialect.name))
-        lift_time_limit(snapshot)
-        yield snapshot
+        connection.execution_options(**snapshot_options(engine.dialect.name))
+        if not time_limit:
+            lift_time_limit(connection)
+        yield connection
 
 
 def lift_time_limit(connection: Connection) -> None:
@@ -149,6 +153,23 @@ def begin_migration(connection: Connection) -> None:
 def free_bytes(connection: Connection) -> int | None:
     """Free space for an SQLite database. None for PostgreSQL, whose disk is not visible to clients."""
     return sqlite.free_bytes(connection) if is_sqlite(connection.engine.url) else None
+
+
+def check_writable(connection: Connection) -> None:
+    """Raise DatabaseNotWritable if a movement could not be recorded now.
+
+    Executes an UPDATE that matches no row. A lock held by another writer also shows that the database is writable. An
+    almost full disk is reported, because large writes fail there before small ones.
+    """
+    free = free_bytes(connection)
+    if free is not None and free < NEEDED_BYTES:
+        raise DatabaseNotWritable("The database is almost out of space.", {"free_bytes": free})
+    try:
+        connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
+    except DBAPIError as error:
+        answer = from_database(error)
+        if not isinstance(answer, DatabaseBusy):
+            raise answer from None
 
 
 def server_version(connection: Connection) -> str:

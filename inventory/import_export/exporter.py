@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from inventory.database.base import count_rows, db
-from inventory.database.engines import snapshot_options
+from inventory.database.engines import snapshot
 from inventory.import_export import cells
 from inventory.import_export.schemas import PRODUCT_COLUMNS
 from inventory.models.category import Category
@@ -91,11 +91,12 @@ def stream(statement: Select[Any]) -> Rows:
 
 
 def fetch(statement: Select[Any]) -> Rows:
-    engine = db.engine
-    with engine.connect() as connection:
-        snapshot = connection.execution_options(**snapshot_options(engine.dialect.name), yield_per=CHUNK)
-        with snapshot.execute(statement) as result:  # closed also when the client disconnects
-            yield from result.partitions()
+    # Both are closed also when the client disconnects.
+    with (
+        snapshot(db.engine) as connection,
+        connection.execute(statement, execution_options={"yield_per": CHUNK}) as result,
+    ):
+        yield from result.partitions()
 
 
 def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:

@@ -24,12 +24,12 @@ from inventory.products.schemas import (
 from inventory.transactions import queries
 from inventory.transactions import service as ledger
 from inventory.transactions.routes import ROW
-from inventory.transactions.schemas import FeedQuery, OpeningQuery
+from inventory.transactions.schemas import OpeningQuery
 from inventory.web.api import Blueprint
 from inventory.web.conditional import etag
 from inventory.web.idempotency import once
 from inventory.web.openapi.operations import ETAG_HEADER, LINK_HEADER, LOCATION_HEADER
-from inventory.web.pagination import next_link
+from inventory.web.pagination import FeedQuery, next_link
 
 if TYPE_CHECKING:
     from inventory.database.keyset import Page

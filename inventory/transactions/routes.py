@@ -13,7 +13,6 @@ from inventory.transactions.schemas import (
     BatchIn,
     BatchOut,
     FeedOut,
-    FeedQuery,
     HistoryQuery,
     ReversalIn,
     TransactionIn,
@@ -22,7 +21,7 @@ from inventory.transactions.schemas import (
 )
 from inventory.web.api import Blueprint, Recorded
 from inventory.web.openapi.operations import LINK_HEADER
-from inventory.web.pagination import next_link
+from inventory.web.pagination import FeedQuery, next_link
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -164,22 +164,6 @@ class ReversalIn(BaseSchema):
     notes = notes()
 
 
-class FeedQuery(TextSchema):
-    after = fields.String(
-        load_default=None,
-        validate=validate.Length(max=4000),
-        metadata={
-            "description": "Position to continue from, as given in the `next` link. Without it the feed starts with "
-            "its first row; `now` returns no rows and a link to the rows that follow."
-        },
-    )
-    limit = Integer(
-        load_default=100,
-        validate=validate.Range(1, 1000),
-        metadata={"description": "Maximum number of rows to return."},
-    )
-
-
 class FeedOut(TransactionOut):
     """A row of the ledger in the feed."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import String, exists, func, select, type_coerce
 from sqlalchemy.orm import aliased
 
 from inventory.database.base import db
-from inventory.database.engines import problems, unlimited_snapshot
+from inventory.database.engines import problems, snapshot
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
 
@@ -81,16 +81,16 @@ def verify(
     product id an SQLite file is checked for corruption, too. ``engine`` defaults to that of the service.
     """
     verdict = Verdict()
-    with unlimited_snapshot(engine or db.engine) as snapshot:
-        for problem in problems(snapshot) if product_id is None else ():
+    with snapshot(engine or db.engine, time_limit=False) as connection:
+        for problem in problems(connection) if product_id is None else ():
             verdict.findings += 1
             report(Finding(None, None, None, problem))
-        for _product_id, rows in groupby(lines(snapshot, product_id), key=attrgetter("product_id")):
+        for _product_id, rows in groupby(lines(connection, product_id), key=attrgetter("product_id")):
             verdict.products += 1
             for found in check(counted(rows, verdict, progress)):
                 verdict.findings += 1
                 report(found)
-        for stray_id, sku, seq in stream(snapshot, select_strays(product_id)):
+        for stray_id, sku, seq in stream(connection, select_strays(product_id)):
             verdict.transactions += 1
             verdict.findings += 1
             progress(1)
@@ -103,8 +103,8 @@ def count_rows(product_id: int | None) -> int:
     statement = select(func.count()).select_from(Transaction)
     if product_id is not None:
         statement = statement.where(Transaction.product_id == product_id)
-    with unlimited_snapshot(db.engine) as snapshot:
-        return snapshot.execute(statement).scalar_one()
+    with snapshot(db.engine, time_limit=False) as connection:
+        return connection.execute(statement).scalar_one()
 
 
 def select_rows(product_id: int | None) -> Select[*tuple[object, ...]]:
@@ -140,12 +140,12 @@ def select_rows(product_id: int | None) -> Select[*tuple[object, ...]]:
     return statement if product_id is None else statement.where(Product.id == product_id)
 
 
-def lines(snapshot: Connection, product_id: int | None) -> Iterator[LedgerLine]:
-    return (LedgerLine(*row) for row in stream(snapshot, select_rows(product_id)))
+def lines(connection: Connection, product_id: int | None) -> Iterator[LedgerLine]:
+    return (LedgerLine(*row) for row in stream(connection, select_rows(product_id)))
 
 
-def stream(snapshot: Connection, statement: Select[*tuple[Any, ...]]) -> Iterable[Row[*tuple[Any, ...]]]:
-    return snapshot.execution_options(yield_per=CHUNK).execute(statement)
+def stream(connection: Connection, statement: Select[*tuple[Any, ...]]) -> Iterable[Row[*tuple[Any, ...]]]:
+    return connection.execution_options(yield_per=CHUNK).execute(statement)
 
 
 def select_strays(product_id: int | None) -> Select[*tuple[object, ...]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import flask
+import orjson
 
 from inventory.errors import PreconditionFailed
 
@@ -32,6 +34,11 @@ class Condition:
 
 
 UNCONDITIONAL = Condition()
+
+
+def digest(shown: object) -> str:
+    """A short hash of JSON values, for an entity tag."""
+    return hashlib.sha256(orjson.dumps(shown)).hexdigest()[:16]
 
 
 def etag(tag: str) -> dict[str, str]:

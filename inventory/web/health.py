@@ -6,22 +6,16 @@ from typing import TYPE_CHECKING
 
 from flask import current_app
 from marshmallow import fields
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory.database import revisions
 from inventory.database.base import db
-from inventory.database.engines import free_bytes, server_version
-from inventory.database.errors import from_database
+from inventory.database.engines import check_writable, server_version
 from inventory.fields import AnswerSchema, Choice
 from inventory.web.api import Blueprint
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Pool
-
-# Space for a large import or batch, including its copy in the write-ahead log.
-NEEDED_BYTES = 10 * 1024 * 1024
+    from sqlalchemy import Pool
 
 blueprint = Blueprint("health", __name__, description="Readiness and liveness checks.")
 
@@ -68,23 +62,6 @@ def get_health() -> object:
         "revision": revision,
         "pool": pool_figures(db.engine.pool),
     }
-
-
-def check_writable(connection: Connection) -> None:
-    """Raise DatabaseNotWritable if a movement could not be recorded now.
-
-    Executes an UPDATE that matches no row. A lock held by another writer also shows that the database is writable. An
-    almost full disk is reported, because large writes fail there before small ones.
-    """
-    free = free_bytes(connection)
-    if free is not None and free < NEEDED_BYTES:
-        raise errors.DatabaseNotWritable("The database is almost out of space.", {"free_bytes": free})
-    try:
-        connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
-    except DBAPIError as error:
-        answer = from_database(error)
-        if not isinstance(answer, errors.DatabaseBusy):
-            raise answer from None
 
 
 def pool_figures(pool: Pool) -> dict[str, int]:

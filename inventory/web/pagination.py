@@ -49,6 +49,24 @@ class PageQuery(TextSchema):
         return data
 
 
+class FeedQuery(TextSchema):
+    """Query parameters of every feed."""
+
+    after = fields.String(
+        load_default=None,
+        validate=validate.Length(max=4000),
+        metadata={
+            "description": "Position to continue from, as given in the `next` link. Without it the feed starts with "
+            "its first row; `now` returns no rows and a link to the rows that follow."
+        },
+    )
+    limit = Integer(
+        load_default=100,
+        validate=validate.Range(1, 1000),
+        metadata={"description": "Maximum number of rows to return."},
+    )
+
+
 def next_link(after: str | None) -> dict[str, str]:
     """The Link with which a poller of a feed continues; without a cursor it starts at the beginning."""
     return {"Link": f'<{address_with({} if after is None else {"after": after})}>; rel="next"'}
