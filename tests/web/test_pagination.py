@@ -200,7 +200,7 @@ SORTS = (
 
 
 @pytest.mark.slow
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(rows=st.lists(ROWS, max_size=12), sort=SORTS, limit=st.integers(1, 5))
 @example(rows=[], sort="id", limit=1)
 def test_pages_match_sorting_in_python(app: Flask, client: FlaskClient, rows: list[Row], sort: str, limit: int) -> None:
