@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .venv-tools
+BENCH := .venv-bench
 FLASK := $(BIN)/flask --app wsgi
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
@@ -56,11 +57,36 @@ external: $(VENV)/.development tools ## Test the service with third-party tools 
 .PHONY: tools
 tools: $(TOOLS)/.installed ## Install the third-party tools for tests/external
 
+$(BENCH)/.installed: requirements-bench.lock | $(BIN)/python
+	$(BIN)/python -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
 .PHONY: bench
-bench: $(VENV)/.development ## Load a year of real sales into the empty database at DATABASE_URL
-	@test -n "$(DATABASE_URL)" || { echo "Set DATABASE_URL: make bench DATABASE_URL=postgresql://…/new"; exit 2; }
-	$(FLASK) db upgrade
-	$(BIN)/python -m benchmarks.online_retail "$(DATABASE_URL)"
+bench: $(BENCH)/.installed ## Compare CPU per request with two rivals, on both engines (ARGS='--help' lists options)
+	$(BENCH)/bin/python -m benchmarks compare $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(BENCH)/.installed ## The same ratios on PostgreSQL within two minutes, less exact
+	$(BENCH)/bin/python -m benchmarks compare --quick $(ARGS)
+
+.PHONY: bench-growth
+bench-growth: $(BENCH)/.installed ## CPU per request as the ledger grows to 2,000,000 rows; plots benchmarks/growth.png
+	$(BENCH)/bin/python -m benchmarks growth $(ARGS)
+
+.PHONY: bench-limits
+bench-limits: $(BENCH)/.installed ## Memory of a worker, start-up time, and waiting beside an import
+	$(BENCH)/bin/python -m benchmarks limits $(ARGS)
+
+.PHONY: bench-retail
+bench-retail: $(BENCH)/.installed ## Load a year of real sales into the empty database at DATABASE_URL
+	@test -n "$(DATABASE_URL)" || { echo "Set DATABASE_URL: make bench-retail DATABASE_URL=postgresql://…/new"; exit 2; }
+	DATABASE_URL="$(DATABASE_URL)" $(BENCH)/bin/flask --app wsgi db upgrade
+	$(BENCH)/bin/python -m benchmarks.online_retail "$(DATABASE_URL)"
+
+.PHONY: profile
+profile: $(BENCH)/.installed ## Flame graph of a worker: make profile WORKLOAD=detail
+	$(BENCH)/bin/python -m benchmarks profile $(WORKLOAD) $(ARGS)
 
 .PHONY: reliability
 reliability: $(VENV)/.development ## Run the fault bench on both engines (TEST_RELIABILITY_SCALE=10 for a longer run)
@@ -95,7 +121,8 @@ lock: ## Update the lock files (requires uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --group tools -o requirements-tools.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade -c requirements.lock -c requirements-dev.lock pyproject.toml --group bench -o requirements-bench.lock
 
 .PHONY: clean
 clean: ## Remove environments and caches, but not the database in instance/
-	rm -rf $(VENV) $(TOOLS) tests/external/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage* build mutants
+	rm -rf $(VENV) $(TOOLS) $(BENCH) tests/external/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage* build mutants

@@ -1,0 +1,1 @@
+"""Services that answer the workloads' requests from the same tables as ours."""
