@@ -76,7 +76,7 @@ class Settings(TextSchema):
         metadata={"description": "gunicorn worker processes"},
     )
     INVENTORY_THREADS = Integer(
-        load_default=8,
+        load_default=4,
         validate=validate.Range(1, 256),
         metadata={"description": "threads per worker, and size of its connection pool"},
     )
@@ -111,7 +111,7 @@ class Settings(TextSchema):
     INVENTORY_TEMP_DIR = fields.String(
         load_default=None,
         validate=check_folder,
-        metadata={"description": "directory for temporary files; an import needs up to 20 times the size of its file"},
+        metadata={"description": "directory for temporary files; an import needs up to 16 times the size of its file"},
     )
 
 

@@ -7,7 +7,6 @@ there digits and words are parsed. ``reads_text`` of the schema selects the nota
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -26,6 +25,8 @@ MAX_QUANTITY = 10**9
 MAX_STOCK = 10**12
 MAX_VALUES = 100
 MAX_MONEY = Decimal("9999999999.9999")
+# Unicode's categories Cc and Cs.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 # Metadata of fields that UpdateSchema drops.
@@ -201,9 +202,7 @@ class Text(fields.String):
     def _deserialize(self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
         text = text.strip() if self.strip else text
-        if any(
-            unicodedata.category(character) in {"Cc", "Cs"} and character not in self.permitted for character in text
-        ):
+        if any(character not in self.permitted for character in CONTROL.findall(text)):
             raise self.make_error("control")
         if text:
             return text

@@ -37,7 +37,7 @@ def run_in_one_transaction() -> None:
     if changes_revision():
         create_if_missing(database.engine)
     check_file(database.engine)
-    with database.engine.connect().execution_options(**{WRITE: True}) as connection:
+    with database.engine.connect().execution_options(**WRITE) as connection:
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,

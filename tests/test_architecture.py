@@ -37,7 +37,7 @@ HTTP_MODULES = {"routes", "schemas", "uploads"}
 WEB_FRAMEWORKS = {"flask", "flask_smorest", "webargs", "werkzeug"}
 # What a use case needs of a request: its idempotency key and its precondition.
 REQUEST_VALUES = {"inventory.web.idempotency", "inventory.web.conditional"}
-WRITER = "inventory.transactions.service"
+WRITER = "inventory.transactions.statements"
 
 
 def name_of(path: Path) -> str:
@@ -158,6 +158,17 @@ def test_ledger_rows_are_inserted_by_one_module() -> None:
         if isinstance(argument, ast.Name) and argument.id in {"LEDGER", "Transaction"}
     }
     assert inserts == {WRITER}
+
+
+def test_only_the_ledger_service_executes_the_statements_that_move_stock() -> None:
+    users = {
+        module
+        for module, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == WRITER
+        if {"record_one", "record_many", "stock_update"} & {name.name for name in node.names}
+    }
+    assert users == {"inventory.transactions.service"}
 
 
 def test_only_migrations_create_tables() -> None:

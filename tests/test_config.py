@@ -49,7 +49,7 @@ def test_every_setting_has_a_default() -> None:
             "SQLALCHEMY_DATABASE_URI": "sqlite:///inventory.db",
             "INVENTORY_AUTH": "keys",
             "INVENTORY_WORKERS": os.cpu_count(),
-            "INVENTORY_THREADS": 8,
+            "INVENTORY_THREADS": 4,
             "INVENTORY_BUSY_TIMEOUT_MS": 5_000,
         }.items()
     )

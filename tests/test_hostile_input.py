@@ -17,7 +17,7 @@ import orjson
 import pytest
 from sqlalchemy import func, select
 
-from inventory.database.base import Base, db
+from inventory.database.base import Base, db, fetch_one
 from inventory.products import service as products
 from inventory.transactions import queries
 from tests import builders, hostile
@@ -264,7 +264,7 @@ def valid_cursor(attack: Attack, valid: ValidRequest, query: dict[str, str]) -> 
     if name == "after":
         feed = FEEDS[valid.path]
         with attack.client.application.app_context():
-            row = feed.row(1)
+            row = fetch_one(feed.by_id, {"id": 1})
         assert row is not None
         return feed.cursor(row)
     link = re.search(rf'{name}=([\w-]+)>; rel="next"', valid.send(attack.client, query=query).headers["Link"])

@@ -82,8 +82,14 @@ def demo_server(database_url: str) -> Iterator[Gunicorn]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tour needs curl")
-def test_tour_commands_print_the_documented_output(demo_server: Gunicorn) -> None:
-    shown = [(command, normalized(answer)) for command, answer in tour()]
+def test_tour_commands_print_the_documented_output(demo_server: Gunicorn, engine_name: str) -> None:
+    # On PostgreSQL the sale that is sent again, row 349, uses up an id.
+    later = int(engine_name == "postgresql")
+    answers = [
+        (command, re.sub(r'"id": (35\d)', lambda row: f'"id": {int(row[1]) + later}', answer))
+        for command, answer in tour()
+    ]
+    shown = [(command, normalized(answer)) for command, answer in answers]
     got = []
     for command, _answer in shown:
         port = f"127.0.0.1:{demo_server.port}"

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import typing
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
 from inventory.categories.rows import COLUMNS, CategoryRow
-from inventory.database.base import db
+from inventory.database.base import db, execute, fetch_all, fetch_one
 from inventory.database.engines import begin_snapshot
-from inventory.database.keyset import Page, PageRequest, paginate
+from inventory.database.keyset import Listing
+from inventory.database.query import Query
 from inventory.database.types import fold
 from inventory.models.category import Category
 from inventory.products import service as products
 from inventory.web.conditional import UNCONDITIONAL, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
+    from sqlalchemy import Table
+
+    from inventory.database.keyset import Page, PageRequest
     from inventory.fields import Values
     from inventory.products.rows import ProductRow
     from inventory.web.conditional import Condition
 
+CATEGORIES = typing.cast("Table", Category.__table__)
 SHOWN_PRODUCTS = 100
 SORTABLE = {"id": Category.id, "name": Category.name_folded, "created_at": Category.created_at}
+ROWS = select(*COLUMNS)
+LISTING = Listing(ROWS, CategoryRow, SORTABLE)
+BY_ID = Query(ROWS.where(Category.id == bindparam("category_id")))
 
 
 def find(page: PageRequest) -> Page[CategoryRow]:
-    return paginate(select(*COLUMNS), SORTABLE, page, CategoryRow)
+    return LISTING.page(page)
 
 
 def get(category_id: int) -> CategoryRow:
     """The category. Raises CategoryNotFound."""
-    row = db.session.execute(select(*COLUMNS).where(Category.id == category_id)).one_or_none()
+    row = fetch_one(BY_ID, {"category_id": category_id})
     if row is None:
         raise errors.CategoryNotFound
     return CategoryRow(*row)
@@ -109,7 +118,17 @@ def find_by_name(name: str) -> Category | None:
 def ids_of(folded_names: Collection[str]) -> dict[str, int]:
     """Ids by folded name, of those categories that exist."""
     found = select(Category.name_folded, Category.id).where(Category.name_folded.in_(folded_names))
-    return {category.name_folded: category.id for category in db.session.execute(found)} if folded_names else {}
+    return {category.name_folded: category.id for category in fetch_all(found)} if folded_names else {}
+
+
+def create_missing(names: Iterable[str]) -> None:
+    """Create categories, except those that exist. A name that differs from an earlier one only in case is left out."""
+    wanted: dict[str, str] = {}
+    for name in names:
+        wanted.setdefault(fold(name), name)
+    known = ids_of(wanted)
+    if missing := [{"name": wanted[folded], "name_folded": folded} for folded in wanted if folded not in known]:
+        execute(insert(CATEGORIES), missing)
 
 
 def refuse_duplicate(name: str, other_than: int | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from inventory.database import revisions, sqlite
+from inventory.database import engines, revisions, sqlite
 from inventory.database.sqlite_file import (
     JOURNAL,
     REPLACED,
@@ -163,7 +163,7 @@ def copy_pages(source: Path, copy: Path) -> None:
 
 def check(copy: Path, known_revisions: Sequence[str]) -> Contents:
     """Verify the file and the ledger of the copy, and flush it to disk. Raises BackupError."""
-    engine = sqlite.engine_of(copy)
+    engine = engines.engine_of(copy)
     try:
         revision = check_revision(engine, known_revisions)
         verdict = check_ledger(engine)

@@ -10,11 +10,16 @@ from sqlalchemy import MetaData, func, make_url, select
 from sqlalchemy.orm import DeclarativeBase
 
 from inventory.database import engines
+from inventory.database.query import Query
 from inventory.errors import ConfigError, DatabaseDamaged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flask import Flask
-    from sqlalchemy import URL, Engine, Select
+    from sqlalchemy import URL, Engine, Executable, Select
+
+    Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class Base(DeclarativeBase):
@@ -78,5 +83,46 @@ def open_first_connection(app: Flask) -> None:
     engines.open_first_connection(engine_of(app))
 
 
-def count_rows(statement: Select[Any]) -> int:
-    return db.session.scalar(select(func.count()).select_from(statement.order_by(None).subquery())) or 0
+def in_transaction() -> bool:
+    """Whether a unit of work or a snapshot has begun."""
+    return db.session.registry.has() and db.session().in_transaction()
+
+
+def execute(statement: Executable, parameters: Parameters | None = None) -> None:
+    """Execute a statement that returns no rows, in the unit of work."""
+    db.session().connection().execute(statement, parameters)
+
+
+def fetch_all(statement: Query | Executable, parameters: Mapping[str, object] | None = None) -> Sequence[Any]:
+    """Execute a statement, and return its rows.
+
+    In a unit of work or a snapshot it is part of that transaction. Otherwise it is a transaction by itself.
+    """
+    within = db.session().connection() if in_transaction() else None
+    if isinstance(statement, Query) and (plan := statement.plan(db.engine.dialect)):
+        return plan.execute(db.engine, parameters or {}, within)
+    if within is not None:
+        return within.execute(plain(statement), parameters).all()
+    with db.engine.connect() as connection:
+        return connection.execute(plain(statement), parameters).all()
+
+
+def plain(statement: Query | Executable) -> Executable:
+    return statement.statement if isinstance(statement, Query) else statement
+
+
+def fetch_one(statement: Query | Executable, parameters: Mapping[str, object] | None = None) -> Any:
+    """The only row of a statement, or None."""
+    rows = fetch_all(statement, parameters)
+    return rows[0] if rows else None
+
+
+def fetch_value(statement: Query | Executable, parameters: Mapping[str, object] | None = None) -> Any:
+    """The first column of the only row, or None."""
+    row = fetch_one(statement, parameters)
+    return None if row is None else row[0]
+
+
+def count_rows(statement: Select[Any], parameters: Mapping[str, object] | None = None) -> int:
+    count = select(func.count()).select_from(statement.order_by(None).subquery())
+    return int(fetch_value(count, parameters))

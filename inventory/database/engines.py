@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import URL, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from inventory.database import postgresql, sqlite, sqlite_file
 from inventory.database.errors import from_database
@@ -17,13 +17,18 @@ from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy import Connection, Engine, Select
     from sqlalchemy.orm import Session
 
 logger = logging.getLogger(__name__)
 
-WRITE = sqlite.WRITE  # ignored by PostgreSQL
+# Execution option with the kind of transaction to begin. Without it, connections are in AUTOCOMMIT mode: each statement
+# is a transaction and a snapshot by itself, without round trips for BEGIN and ROLLBACK.
+TRANSACTION = "inventory_transaction"
+WRITE: dict[str, object] = {TRANSACTION: "write"}
+SNAPSHOT: dict[str, object] = {TRANSACTION: "snapshot"}
 # Space for a large import or batch, including its copy in the write-ahead log.
 NEEDED_BYTES = 10 * 1024 * 1024
 MIGRATION_LOCK = int.from_bytes(b"stock")  # arbitrary, but the same in all releases
@@ -58,6 +63,22 @@ def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
         sqlite.configure(engine, busy_timeout_ms)
     else:
         postgresql.replace_dead_connections(engine)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        kind = connection.get_execution_options().get(TRANSACTION)
+        if is_sqlite(engine.url):
+            sqlite.check_place(engine)
+            sqlite.begin(engine, connection, kind, busy_timeout_ms)
+        elif kind:
+            connection.exec_driver_sql(postgresql.BEGIN[kind])
+
+
+def engine_of(path: Path) -> Engine:
+    """An engine for an SQLite file other than the service's database. It keeps no connection open."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, **sqlite.OPTIONS)
+    configure(engine, busy_timeout_ms=5_000)
+    return engine
 
 
 def open_first_connection(engine: Engine) -> None:
@@ -98,13 +119,24 @@ def check_place(engine: Engine) -> None:
 def begin_write(session: Session) -> None:
     """Begin a write transaction. SQLite takes its write lock now, PostgreSQL locks rows later."""
     session.rollback()
-    session.connection(execution_options={WRITE: True})
+    session.connection(execution_options=WRITE)
+
+
+def plan_for_growth(session: Session) -> None:
+    """Make PostgreSQL find rows through indexes until the transaction ends.
+
+    For many small statements that fill a table. PostgreSQL keeps the plan of a repeated statement, and one for an
+    almost empty table reads the whole table each time.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        off = (func.set_config(f"enable_{way}", "off", True) for way in ("seqscan", "hashjoin", "mergejoin"))
+        session.execute(select(*off))
 
 
 def begin_snapshot(session: Session) -> None:
     """Begin a read-only transaction in which all statements see the same snapshot."""
     session.rollback()
-    session.connection(execution_options=snapshot_options(session.get_bind().dialect.name))
+    session.connection(execution_options=SNAPSHOT)
 
 
 def advisory_lock(session: Session, name: str) -> None:
@@ -113,20 +145,19 @@ def advisory_lock(session: Session, name: str) -> None:
     SQLite needs none: the transaction already holds the write lock.
     """
     if session.get_bind().dialect.name != "sqlite":
-        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
-        session.execute(select(func.pg_advisory_xact_lock(number)))
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
-def snapshot_options(dialect: str) -> dict[str, object]:
-    """Execution options of a read-only snapshot. A deferred transaction of SQLite already is one."""
-    return {} if dialect == "sqlite" else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+def is_locked(name: str) -> Select[tuple[bool]]:
+    """A statement for PostgreSQL that tells whether another session holds the advisory lock on ``name``."""
+    return select(~func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))
 
 
 @contextmanager
 def snapshot(engine: Engine, *, time_limit: bool = True) -> Iterator[Connection]:
     """A connection with a read snapshot; without ``time_limit``, also without a statement timeout."""
     with engine.connect() as connection:
-        connection.execution_options(**snapshot_options(engine.dialect.name))
+        connection.execution_options(**SNAPSHOT)
         if not time_limit:
             lift_time_limit(connection)
         yield connection
@@ -164,8 +195,10 @@ def check_writable(connection: Connection) -> None:
     free = free_bytes(connection)
     if free is not None and free < NEEDED_BYTES:
         raise DatabaseNotWritable("The database is almost out of space.", {"free_bytes": free})
+    waiting = sqlite.without_waiting(connection) if is_sqlite(connection.engine.url) else nullcontext()
     try:
-        connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
+        with waiting:
+            connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
     except DBAPIError as error:
         answer = from_database(error)
         if not isinstance(answer, DatabaseBusy):

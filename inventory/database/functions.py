@@ -4,19 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, String, literal_column
+from sqlalchemy import BigInteger, String, bindparam, func, literal_column, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from inventory.database.types import fold
+from inventory.database.types import Containing, JsonNumber, Money
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, SQLColumnExpression
 
 
-def contains(column: SQLColumnExpression[str], text: str) -> ColumnElement[bool]:
-    """Whether a case-folded column contains ``text``. ``%`` and ``_`` are literal characters."""
-    return column.contains(fold(text), autoescape=True)
+# The time of a statement, for statements that write many rows. It is taken once, also if several columns get it: on
+# SQLite each call of the function takes a microsecond.
+STATEMENT_TIME = select(
+    select(func.clock_timestamp().label("now")).cte("clock").prefix_with("MATERIALIZED").c.now
+).scalar_subquery()
+
+
+def contains(column: SQLColumnExpression[str], parameter: str) -> ColumnElement[bool]:
+    """Whether a case-folded column contains the text given as a parameter."""
+    return column.like(bindparam(parameter, type_=Containing()), escape="/")
+
+
+class json_number(FunctionElement[float]):  # noqa: N801 - named like an SQL function
+    """An amount as the number that JSON shows: the nearest binary float, as ``float`` of the exact amount."""
+
+    type = JsonNumber()
+    inherit_cache = True
+
+
+@compiles(json_number, "sqlite")
+def _sqlite_json_number(element: json_number, compiler: Any, **kwargs: object) -> str:
+    return f"({compiler.process(element.clauses, **kwargs)} / {Money.SCALE}.0)"
+
+
+@compiles(json_number, "postgresql")
+def _postgresql_json_number(element: json_number, compiler: Any, **kwargs: object) -> str:
+    return f"CAST({compiler.process(element.clauses, **kwargs)} AS double precision)"
 
 
 class write_position(FunctionElement[int]):  # noqa: N801 - named like an SQL function
@@ -48,7 +72,7 @@ def _sqlite_write_position(_element: write_position, _compiler: object, **_kwarg
 
 @compiles(write_position, "postgresql")
 def _postgresql_write_position(_element: write_position, _compiler: object, **_kwargs: object) -> str:
-    return "greatest(pg_current_xact_id()::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)"
+    return "write_position()"  # created by migration 0007
 
 
 @compiles(settled_before, "sqlite")

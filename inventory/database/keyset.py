@@ -7,21 +7,24 @@ or removed (https://use-the-index-luke.com/no-offset).
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import orjson
-from sqlalchemy import and_, or_
+from sqlalchemy import Integer, and_, bindparam, or_
 
-from inventory.database.base import count_rows, db
+from inventory.database.base import count_rows, fetch_all
+from inventory.database.query import Query
 from inventory.errors import InvalidCursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Row, Select, SQLColumnExpression
+    from sqlalchemy import ColumnElement, Select, SQLColumnExpression
+    from sqlalchemy.types import TypeEngine
 
 R = TypeVar("R")
 
@@ -50,8 +53,12 @@ class Page(Generic[R]):
 
 @dataclass(frozen=True)
 class Term:
-    column: SQLColumnExpression[object]
+    column: SQLColumnExpression[Any]
     descending: bool
+
+    @property
+    def type(self) -> TypeEngine[Any]:
+        return cast("ColumnElement[Any]", self.column).type
 
     def beyond(self, value: object, *, backward: bool) -> ColumnElement[bool]:
         past: ColumnElement[bool] = self.column < value if self.descending != backward else self.column > value
@@ -65,39 +72,77 @@ class Term:
         return self.column.desc() if self.descending != backward else self.column.asc()
 
 
-def paginate(
-    statement: Select[*tuple[Any, ...]],
-    columns: Mapping[str, SQLColumnExpression[object]],
-    request: PageRequest,
-    make: Callable[..., R],
-) -> Page[R]:
-    """Run ``statement`` for one page. ``make`` is called with the columns of each row.
+@dataclass(frozen=True, eq=False)
+class Listing(Generic[R]):
+    """A list that can be filtered, sorted and paginated.
 
-    ``columns`` maps the names allowed in ``sort``, and ``id``, to columns that are never null. Raises InvalidCursor if
-    the cursor is for another list or order.
+    ``make`` is called with the columns of each row of ``statement``. ``columns`` maps the names allowed in ``sort``,
+    and ``id``, to columns that are never null. ``filters`` are conditions with one parameter each, of the same name.
+
+    Statements are built once for each combination of filters and order, because that takes longer than to execute them.
     """
-    names = [*request.sort] if "id" in {name.removeprefix("-") for name in request.sort} else [*request.sort, "id"]
-    terms = [Term(columns[name.removeprefix("-")], name.startswith("-")) for name in names]
-    order = [str(columns["id"]), *names]
-    total = count_rows(statement) if request.include_total else None
-    backward, position = (False, None) if request.cursor is None else decode_cursor(request.cursor, order, terms)
-    page = statement.add_columns(*(term.column.label(f"sort_{index}") for index, term in enumerate(terms)))
-    if position is not None:
-        page = page.where(after(terms, position, backward=backward))
+
+    statement: Select[Any]
+    make: Callable[..., R]
+    columns: Mapping[str, SQLColumnExpression[Any]]
+    filters: Mapping[str, ColumnElement[bool]] = field(default_factory=dict)
+
+    def page(self, request: PageRequest, filters: Mapping[str, object] | None = None) -> Page[R]:
+        """One page of the rows that match all filters. A filter that is None is ignored.
+
+        Raises InvalidCursor if the cursor is for another list or order.
+        """
+        values = {name: value for name, value in (filters or {}).items() if value is not None}
+        order = self.order(request.sort)
+        total = count_rows(filtered(self, tuple(values)), values) if request.include_total else None
+        terms = [self.term(name) for name in order]
+        cursor_order = [str(self.columns["id"]), *order]
+        backward, position = (
+            (False, None) if request.cursor is None else decode_cursor(request.cursor, cursor_order, terms)
+        )
+        statement = page_statement(self, tuple(values), order, starts=position is None, backward=backward)
+        parameters = values | {"page_skip": request.skip, "page_limit": request.limit + 1}
+        parameters |= {f"position_{index}": value for index, value in enumerate(position or ())}
+        found = fetch_all(statement, parameters)
+        more, rows = len(found) > request.limit, found[: request.limit]
+        if backward:
+            rows = rows[::-1]
+        made = [self.make(*row[: -len(order)]) for row in rows]
+        return Page(made, total, links(request, rows, cursor_order, more=more, backward=backward))
+
+    def order(self, sort: tuple[str, ...]) -> tuple[str, ...]:
+        """The columns to sort by. Ties are broken by id."""
+        return sort if "id" in {name.removeprefix("-") for name in sort} else (*sort, "id")
+
+    def term(self, name: str) -> Term:
+        return Term(self.columns[name.removeprefix("-")], name.startswith("-"))
+
+
+@lru_cache(maxsize=500)
+def filtered(listing: Listing[Any], filters: tuple[str, ...]) -> Select[Any]:
+    return listing.statement.where(*(listing.filters[name] for name in filters))
+
+
+@lru_cache(maxsize=500)
+def page_statement(
+    listing: Listing[Any], filters: tuple[str, ...], order: tuple[str, ...], *, starts: bool, backward: bool
+) -> Query:
+    """A page from the start of the list, or else after a position."""
+    terms = [listing.term(name) for name in order]
+    labelled: Iterable[ColumnElement[Any]] = (term.column.label(f"sort_{index}") for index, term in enumerate(terms))
+    page = filtered(listing, filters).add_columns(*labelled)
+    if not starts:
+        page = page.where(after(terms, backward=backward))
     page = page.order_by(*(term.ordering(backward=backward) for term in terms))
-    found = db.session.execute(page.offset(request.skip).limit(request.limit + 1)).all()
-    more, rows = len(found) > request.limit, found[: request.limit]
-    if backward:
-        rows = rows[::-1]
-    made = [make(*row[: -len(terms)]) for row in rows]
-    return Page(made, total, links(request, rows, order, more=more, backward=backward))
+    return Query(page.offset(bindparam("page_skip", type_=Integer)).limit(bindparam("page_limit", type_=Integer)))
 
 
-def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> ColumnElement[bool]:
-    """Rows after ``position``: greater in the first column, or equal there and greater in the next, and so on.
+def after(terms: Sequence[Term], *, backward: bool) -> ColumnElement[bool]:
+    """Rows after a position: greater in the first column, or equal there and greater in the next, and so on.
 
     The condition on the first column alone is redundant, but lets the database start at that point of an index.
     """
+    position = [bindparam(f"position_{index}", type_=term.type) for index, term in enumerate(terms)]
     alternatives = []
     for index, term in enumerate(terms):
         level = [earlier.column == value for earlier, value in zip(terms[:index], position[:index], strict=True)]
@@ -106,7 +151,7 @@ def after(terms: Sequence[Term], position: Sequence[Any], *, backward: bool) -> 
 
 
 def links(
-    request: PageRequest, rows: Sequence[Row[Any]], order: Sequence[str], *, more: bool, backward: bool
+    request: PageRequest, rows: Sequence[Sequence[Any]], order: Sequence[str], *, more: bool, backward: bool
 ) -> dict[str, dict[str, str | int]]:
     """``next`` if rows follow, ``prev`` if rows precede. On a page fetched backward ``more`` refers to ``prev``."""
     found: dict[str, dict[str, str | int]] = {}
@@ -123,10 +168,9 @@ def links(
     return found
 
 
-def encode_cursor(order: Sequence[str], row: Row[Any], *, backward: bool) -> str:
-    """The position of a row in a list. ``order`` identifies the list and its sort columns."""
-    values = [getattr(row, f"sort_{index}") for index in range(len(order) - 1)]
-    return pack([list(order), backward, values])
+def encode_cursor(order: Sequence[str], row: Sequence[Any], *, backward: bool) -> str:
+    """The position of a row in a list. ``order`` identifies the list and its sort columns, the last ones of the row."""
+    return pack([list(order), backward, row[1 - len(order) :]])
 
 
 def pack(position: list[Any]) -> str:
@@ -155,7 +199,7 @@ def decode_cursor(cursor: str, order: Sequence[str], terms: Sequence[Term]) -> t
 
 def restore(term: Term, value: Any) -> object:
     """Convert a sort value to the type of its column. Raises ValueError, TypeError or ArithmeticError."""
-    python_type = cast("ColumnElement[object]", term.column).type.python_type
+    python_type = term.type.python_type
     if python_type is datetime:
         timestamp = datetime.fromisoformat(value)
         if timestamp.utcoffset() != timedelta(0):

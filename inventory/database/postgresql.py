@@ -1,7 +1,12 @@
-"""PostgreSQL: connection options, and replacement of dead connections."""
+"""PostgreSQL: connection options, how transactions begin, and replacement of dead connections.
+
+Connections are in autocommit mode. psycopg discards its prepared statements at every ROLLBACK, so reads that ended in
+one would be planned again each time.
+"""
 
 from __future__ import annotations
 
+import select
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 
 IDLE_SINCE = "inventory_idle_since"
 ASSUMED_ALIVE_SECONDS = 1
+BEGIN = {"write": "BEGIN", "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
 def connection_keywords(url: URL) -> frozenset[str]:
@@ -40,16 +46,19 @@ def options(url: URL, config: Mapping[str, Any]) -> dict[str, object]:
     named = url.normalized_query
     defaults = {"connect_timeout": 5, "application_name": "inventory"}
     connect_args = {name: value for name, value in defaults.items() if name not in named}
-    # Later options override earlier ones, so those of the URL take precedence.
+    # Later options override earlier ones, so those of the URL take precedence, except for the time zone: responses show
+    # times in UTC as they are read.
     own = [f"-c {name}={value}" for name, value in timeouts.items()]
-    connect_args["options"] = " ".join([*own, *named.get("options", ())])
-    return {"connect_args": connect_args}
+    connect_args["options"] = " ".join([*own, *named.get("options", ()), "-c TimeZone=UTC"])
+    # hstore, which is not used, would be looked up on every new connection.
+    return {"connect_args": connect_args, "isolation_level": "AUTOCOMMIT", "use_native_hstore": False}
 
 
 def replace_dead_connections(engine: Engine) -> None:
-    """Ping idle connections before use.
+    """Ping a connection before use if it was idle for a second, or if the server has sent something in the meantime.
 
-    Connections that were used within the last second are not pinged, to save a round trip per request.
+    A server that ends a connection, as in a restart, says so. To find that takes no round trip, so that a statement in
+    autocommit mode is not sent on a connection that is known to be lost; its outcome would be unknown.
     """
 
     @event.listens_for(engine, "checkin")
@@ -59,10 +68,18 @@ def replace_dead_connections(engine: Engine) -> None:
     @event.listens_for(engine, "checkout")
     def ping(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         now = time.monotonic()
-        if now - record.info.get(IDLE_SINCE, now) < ASSUMED_ALIVE_SECONDS:
+        is_recent = now - record.info.get(IDLE_SINCE, now) < ASSUMED_ALIVE_SECONDS
+        if is_recent and not has_input(connection):
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error:
             # The pool then discards all older connections and opens a new one.
             raise InvalidatePoolError from None
+
+
+def has_input(connection: Any) -> bool:
+    """Whether an idle connection has something to read: an error message, or its end."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

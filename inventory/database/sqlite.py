@@ -1,7 +1,7 @@
 """SQLite: connection setup, the queue of writers, and integrity checks.
 
 Databases are in WAL mode with ``synchronous=FULL``. A write begins with BEGIN IMMEDIATE, so that writers queue instead
-of failing on a lock upgrade. A read begins with BEGIN DEFERRED and sees one snapshot.
+of failing on a lock upgrade. A single read needs no BEGIN; several reads see one snapshot after BEGIN DEFERRED.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import shutil
 import sqlite3
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import URL, create_engine, event
+from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import NullPool
 
 from inventory.database import sqlite_file
 from inventory.database.sqlite_file import WatchedFile
@@ -32,9 +32,10 @@ except ImportError:  # no wheel for this platform
     newest = sqlite3
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ driver: Any = newest
 SQLITE_VERSION: str = driver.sqlite_version
 SQLITE_BUSY = 5
 QUEUE_INTERVAL = 0.001
-WRITE = "inventory_write"
 # Supported URL options: those of the driver, and with uri=true those of SQLite (https://www.sqlite.org/uri.html).
 CONNECTION_KEYWORDS = frozenset({"uri", "timeout", "detect_types", "check_same_thread", "cached_statements"})
 URI_KEYWORDS = frozenset({"mode", "cache", "immutable", "nolock", "psow", "vfs"})
@@ -51,6 +51,7 @@ OPTIONS: dict[str, object] = {"module": driver, "connect_args": {"isolation_leve
 
 # All engines of the process with their files; None for an in-memory database.
 files: WeakKeyDictionary[Engine, WatchedFile | None] = WeakKeyDictionary()
+polling_locks: WeakKeyDictionary[Engine, Lock] = WeakKeyDictionary()
 
 
 def is_patched(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
@@ -64,7 +65,7 @@ def connection_keywords(url: URL) -> frozenset[str]:
 
 
 def configure(engine: Engine, busy_timeout_ms: int) -> None:
-    """Set up an engine's connections and the way their transactions begin."""
+    """Set up an engine's connections, and open its file."""
     if not is_patched():
         logger.warning(
             "SQLite %s can corrupt a busy WAL database. Use 3.51.3 or later (https://www.sqlite.org/wal.html#walresetbug)",
@@ -72,17 +73,18 @@ def configure(engine: Engine, busy_timeout_ms: int) -> None:
         )
     path = sqlite_file.path_of(engine.url)
     files[engine] = WatchedFile(path) if path else None
+    polling_locks[engine] = Lock()
     prepare_connections(engine, busy_timeout_ms)
     if watched := files[engine]:
         open_existing(engine, watched)
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        check_place(engine)
-        if connection.get_execution_options().get(WRITE):
-            queue_for_write(connection, busy_timeout_ms)
-        else:
-            connection.exec_driver_sql("BEGIN DEFERRED")
+
+def begin(engine: Engine, connection: Connection, kind: str | None, busy_timeout_ms: int) -> None:
+    """Begin a transaction of the given kind. Without one, every statement is a transaction by itself."""
+    if kind == "write":
+        queue_for_write(engine, connection, busy_timeout_ms)
+    elif kind == "snapshot":
+        connection.exec_driver_sql("BEGIN DEFERRED")
 
 
 def prepare_connections(engine: Engine, busy_timeout_ms: int) -> None:
@@ -139,13 +141,24 @@ def clock_timestamp() -> str:
     return datetime.now(UTC).isoformat(" ", "microseconds")[:26]
 
 
-def queue_for_write(connection: Connection, timeout_ms: int) -> None:
+def queue_for_write(engine: Engine, connection: Connection, timeout_ms: int) -> None:
     """Acquire the write lock, polling at a constant interval until the deadline.
 
-    SQLite's busy handler increases its interval, so that later writers overtake. A constant interval is fair.
+    SQLite's busy handler increases its interval, so that later writers overtake. A constant interval is fair. Only one
+    thread of a process polls at a time; the others wait for it, which costs no processor time.
     """
-    driver_connection: Any = connection.connection.driver_connection
     deadline = time.monotonic() + timeout_ms / 1000
+    polling = polling_locks[engine]
+    is_first = polling.acquire(timeout=timeout_ms / 1000)
+    try:
+        poll_for_write_lock(connection, deadline, timeout_ms)
+    finally:
+        if is_first:
+            polling.release()
+
+
+def poll_for_write_lock(connection: Connection, deadline: float, timeout_ms: int) -> None:
+    driver_connection: Any = connection.connection.driver_connection
     driver_connection.execute("PRAGMA busy_timeout=0")
     try:
         while time.monotonic() < deadline:
@@ -163,11 +176,15 @@ def queue_for_write(connection: Connection, timeout_ms: int) -> None:
         driver_connection.execute(f"PRAGMA busy_timeout={timeout_ms}")
 
 
-def engine_of(path: Path) -> Engine:
-    """An engine for a file other than the service's database. It keeps no connection open."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool, **OPTIONS)
-    configure(engine, busy_timeout_ms=5_000)
-    return engine
+@contextmanager
+def without_waiting(connection: Connection) -> Iterator[None]:
+    """Make statements fail at once if another connection holds a lock."""
+    timeout = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={timeout}")
 
 
 def connect(path: Path, **options: str) -> Any:

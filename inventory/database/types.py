@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import BigInteger, DateTime, Integer, Numeric, String, types
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Dialect
+
+T = TypeVar("T")
 
 
 class Money(types.TypeDecorator[Decimal]):
@@ -35,9 +40,11 @@ class Money(types.TypeDecorator[Decimal]):
             return value
         return int(value * self.SCALE)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        exact: Decimal | None = Decimal(value) / self.SCALE if dialect.name == "sqlite" and value is not None else value
-        return exact
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Decimal | None] | None:
+        return optional(self.from_ten_thousandths) if dialect.name == "sqlite" else None
+
+    def from_ten_thousandths(self, value: int) -> Decimal:
+        return Decimal(value) / self.SCALE
 
 
 class UtcDateTime(types.TypeDecorator[datetime]):
@@ -53,10 +60,47 @@ class UtcDateTime(types.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return value.astimezone(UTC) if value is not None else None
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
+        """PostgreSQL returns times in the time zone of the connection, which postgresql.py sets to UTC."""
+        return optional(utc_from_text) if dialect.name == "sqlite" else None
+
+
+def utc_from_text(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text}+00:00")
+
+
+def optional(convert: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    return lambda value: None if value is None else convert(value)
+
+
+class JsonNumber(types.UserDefinedType[float]):
+    """A binary float, which both drivers return as it is."""
+
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[float]:
+        return float
+
+
+class Folded(types.TypeDecorator[str]):
+    """A parameter that is compared with case-folded text."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else fold(value)
+
+
+class Containing(types.TypeDecorator[str]):
+    """A parameter of LIKE … ESCAPE '/' that matches case-folded text containing it. ``%`` and ``_`` are literal."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else "%" + re.sub("([%_/])", r"/\1", fold(value)) + "%"
 
 
 # SQLite assigns ids only to a column declared as INTEGER.

@@ -43,15 +43,24 @@ def end_transaction(_error: BaseException | None) -> None:
             raise
 
 
-def run(work: Callable[[], R], *, dry_run: bool = False) -> R:
+def run(
+    work: Callable[[], R], *, dry_run: bool = False, one_statement: bool = False, has_one_effect: bool = False
+) -> R:
     """Call a function in one write transaction: commit its changes, or roll back if it raises or in a dry run.
 
-    The transaction is repeated after a serialization failure, a deadlock, or a connection lost before COMMIT. It is not
-    repeated after a connection lost during COMMIT, because its outcome is unknown; the client retries with its key.
+    With ``one_statement`` the function changes data with one statement only, which PostgreSQL commits by itself. SQLite
+    needs a transaction for it, too.
+
+    The transaction is repeated after a serialization failure, a deadlock, or a connection lost before COMMIT. After a
+    connection lost during COMMIT the outcome is unknown, so it is repeated only if it ``has_one_effect`` however often
+    it is committed; otherwise the client has to decide.
     """
+    commits_itself = one_statement and not dry_run and not engines.is_sqlite(db.engine.url)
     for attempt in range(ATTEMPTS):
-        committing = False
+        committing = commits_itself
         try:
+            if commits_itself:
+                return work()
             engines.begin_write(db.session())
             result = work()
             if dry_run:
@@ -62,8 +71,8 @@ def run(work: Callable[[], R], *, dry_run: bool = False) -> R:
             engines.check_place(db.engine)
         except DBAPIError as error:
             db.session.rollback()
-            lost_before_commit = error.connection_invalidated and not committing
-            if attempt + 1 == ATTEMPTS or not (lost_before_commit or may_be_repeated(error)):
+            lost = error.connection_invalidated and (has_one_effect or not committing)
+            if attempt + 1 == ATTEMPTS or not (lost or may_be_repeated(error)):
                 raise
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         except BaseException:

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+import orjson
+from sqlalchemy import BigInteger, String, bindparam, cast, func, insert, select, update
 
 from inventory.categories import service as categories
+from inventory.categories.service import CATEGORIES
 from inventory.database.base import db
-from inventory.database.types import fold
+from inventory.database.engines import plan_for_growth
+from inventory.database.functions import STATEMENT_TIME, json_elements, json_item
 from inventory.database.unit_of_work import unit_of_work
 from inventory.import_export.outcome import Outcome
-from inventory.import_export.plan import compare
+from inventory.import_export.plan import CATEGORY, compare
 from inventory.import_export.problems import Problems
 from inventory.models.transaction import Batch, Transaction
 from inventory.transactions import batches
 from inventory.transactions import service as ledger
-from inventory.transactions.service import PRODUCTS
+from inventory.transactions.statements import PRODUCTS
 from inventory.web.idempotency import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Insert, Update
 
     from inventory.import_export.plan import Change
     from inventory.import_export.reader import ParsedRow
     from inventory.import_export.scratch import Scratch
     from inventory.web.idempotency import Earlier, RequestKey
 
-UPDATE_PRODUCT = update(PRODUCTS).where(PRODUCTS.c.id == bindparam("changed_id")).values(version=PRODUCTS.c.version + 1)
-CREATE_PRODUCT = insert(PRODUCTS).returning(PRODUCTS.c.id, PRODUCTS.c.sku_folded)
-VERSIONS = select(PRODUCTS.c.id, PRODUCTS.c.version, PRODUCTS.c.quantity_on_hand)
+# Changes as one JSON parameter. The first item of each is the product's id, the others are its new columns.
+CHANGES = json_elements(bindparam("changes", type_=String)).table_valued("value", name="changes")
+CHANGED_ID = cast(json_item(CHANGES.c.value, 0), BigInteger)
+LOCK = (
+    select(PRODUCTS.c.id, PRODUCTS.c.version, PRODUCTS.c.quantity_on_hand)
+    .where(PRODUCTS.c.id == CHANGED_ID)
+    .order_by(PRODUCTS.c.id)
+    .with_for_update(key_share=True, of=PRODUCTS)
+)
 
 
 @unit_of_work
@@ -53,15 +63,17 @@ def outcome_of(earlier: Earlier) -> Outcome:
 
 
 def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:
-    # Lock all products first, in id order like all other locks.
-    ledger.lock(scratch.product_ids())
-    writer, done = Writer(), Outcome(rows=rows, unchanged=rows)
+    plan_for_growth(db.session())
+    batch_id, done = batches.new_id(), Outcome(rows=rows, unchanged=rows)
+    # First, so that an import that waits for a category of another one has no product locked.
+    for names in scratch.new_categories():
+        categories.create_missing(names)
     for planned in scratch.changes():
         changes = recheck(planned, scratch, mode)
-        writer.write(changes)
+        write(changes, batch_id)
         done = done.plus(changes)
     counts = {"rows": rows, "created": done.created, "updated": done.updated, "unchanged": done.unchanged}
-    batches.write(writer.batch_id, "import", key, **counts)
+    batches.write(batch_id, "import", key, **counts)
     return done
 
 
@@ -70,7 +82,7 @@ def recheck(planned: Sequence[Change], scratch: Scratch, mode: str) -> list[Chan
 
     Raises ImportInvalid if such a row is no longer valid.
     """
-    versions = current_versions(planned)
+    versions = lock(planned)
     current: list[Change] = []
     outdated: list[ParsedRow] = []
     for change in planned:
@@ -82,11 +94,14 @@ def recheck(planned: Sequence[Change], scratch: Scratch, mode: str) -> list[Chan
     return current + compare_again(outdated, mode) if outdated else current
 
 
-def current_versions(changes: Sequence[Change]) -> dict[int, tuple[int, int]]:
-    """Version and stock of the products that the changes update, by id."""
-    ids = [change.product_id for change in changes if change.product_id]
-    found = db.session.execute(VERSIONS.where(PRODUCTS.c.id.in_(ids)))
-    return {product.id: (product.version, product.quantity_on_hand) for product in found}
+def lock(planned: Sequence[Change]) -> dict[int, tuple[int, int]]:
+    """Lock the products that the changes update. Returns their versions and stocks by id.
+
+    Planned changes come in id order, the order of all locks.
+    """
+    known = [change for change in planned if change.product_id]
+    found = db.session.execute(LOCK, {"changes": in_json(known)}) if known else ()
+    return {product_id: (version, quantity_on_hand) for product_id, version, quantity_on_hand in found}
 
 
 def compare_again(rows: Sequence[ParsedRow], mode: str) -> list[Change]:
@@ -94,54 +109,77 @@ def compare_again(rows: Sequence[ParsedRow], mode: str) -> list[Change]:
     ledger.lock(change.product_id for change in compare(rows, mode).changes if change.product_id)
     changes, problems = compare(rows, mode)
     Problems().plus(problems).raise_if_any()
+    categories.create_missing(change.new_category for change in changes if change.new_category)
     return changes
 
 
-@dataclass
-class Writer:
-    """Writes changes as one batch, with few statements per chunk. Caches category ids."""
+def write(changes: Sequence[Change], batch_id: str) -> None:
+    """Write changes with few statements. New products get their ids in the order of the changes."""
+    create_products([change for change in changes if change.product_id is None], batch_id)
+    update_products([change for change in changes if change.product_id is not None], batch_id)
 
-    batch_id: str = field(default_factory=batches.new_id)
-    category_ids: dict[str, int] = field(default_factory=dict)
 
-    def write(self, changes: Sequence[Change]) -> None:
-        self.create([change for change in changes if change.product_id is None])
-        self.update([change for change in changes if change.product_id is not None])
-
-    def create(self, changes: Sequence[Change]) -> None:
-        if not changes:
-            return
+def create_products(changes: Sequence[Change], batch_id: str) -> None:
+    units: dict[int, int] = {}
+    for columns, group in by_columns(changes):
         # RETURNING, because PostgreSQL plans a SELECT without statistics of the rows that this transaction inserts.
-        created = db.session.execute(CREATE_PRODUCT, [self.columns(change) for change in changes]).all()
-        opening = {change.columns["sku_folded"]: change.units for change in changes if change.units}
-        units = {product.id: opening[product.sku_folded] for product in created if product.sku_folded in opening}
-        if units:
-            ledger.record_adjustments(units, "opening", self.batch_id)
+        created = db.session.execute(insertion(columns), {"changes": in_json(group)})
+        ids = {product.sku_folded: product.id for product in created}
+        position = item_of("sku_folded", columns)
+        units |= {ids[orjson.loads(change.content)[position]]: change.units for change in group if change.units}
+    if units:
+        ledger.record_adjustments(units, "opening", batch_id)
 
-    def update(self, changes: Sequence[Change]) -> None:
-        for rows in self.grouped(changes):
-            db.session.execute(UPDATE_PRODUCT, rows)
-        units = {change.product_id: change.units for change in changes if change.product_id and change.units}
-        if units:
-            ledger.record_adjustments(units, "count", self.batch_id)
 
-    def grouped(self, changes: Sequence[Change]) -> Iterable[list[dict[str, object]]]:
-        """Parameters of the updates, grouped by the columns that they set: each group is one statement."""
-        groups: defaultdict[tuple[str, ...], list[dict[str, object]]] = defaultdict(list)
-        for change in changes:
-            if columns := self.columns(change):
-                groups[tuple(columns)].append({"changed_id": change.product_id, **columns})
-        return groups.values()
+def update_products(changes: Sequence[Change], batch_id: str) -> None:
+    for columns, group in by_columns(changes):
+        if columns:
+            db.session.execute(change_of_columns(columns), {"changes": in_json(group)})
+    units = {change.product_id: change.units for change in changes if change.product_id and change.units}
+    if units:
+        ledger.record_adjustments(units, "count", batch_id)
 
-    def columns(self, change: Change) -> dict[str, object]:
-        """The columns to write. A category that does not exist is created."""
-        if change.new_category is None:
-            return change.columns
-        return change.columns | {"category_id": self.category_id(change.new_category)}
 
-    def category_id(self, name: str) -> int:
-        folded = fold(name)
-        if folded not in self.category_ids:
-            found = categories.find_by_name(name) or categories.create({"name": name})
-            self.category_ids[folded] = found.id
-        return self.category_ids[folded]
+def by_columns(changes: Sequence[Change]) -> Iterable[tuple[str, list[Change]]]:
+    """Changes grouped by the columns that they set: each group is one statement."""
+    groups: defaultdict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        groups[change.columns].append(change)
+    return groups.items()
+
+
+def in_json(changes: Sequence[Change]) -> str:
+    return f"[{','.join([change.content for change in changes])}]"
+
+
+@cache
+def insertion(columns: str) -> Insert:
+    values = values_of(columns) | {"created_at": STATEMENT_TIME, "updated_at": STATEMENT_TIME}
+    created = insert(PRODUCTS).from_select([*values], select(*values.values()).select_from(CHANGES))
+    return created.returning(PRODUCTS.c.id, PRODUCTS.c.sku_folded)
+
+
+@cache
+def change_of_columns(columns: str) -> Update:
+    changed = update(PRODUCTS).where(PRODUCTS.c.id == CHANGED_ID)
+    return changed.values({**values_of(columns), "version": PRODUCTS.c.version + 1})
+
+
+def values_of(columns: str) -> dict[str, Any]:
+    """The columns to write, with expressions for their values."""
+    values: dict[str, Any] = {}
+    for name in columns.split(","):
+        item = json_item(CHANGES.c.value, item_of(name, columns))
+        if name == CATEGORY:
+            # No category with this name: it was deleted since the snapshot. NULL then violates a constraint.
+            found = select(CATEGORIES.c.id).where(CATEGORIES.c.name_folded == item)
+            values["category_id"] = found.correlate(CHANGES).scalar_subquery()
+        else:
+            column = PRODUCTS.c[name]
+            values[name] = item if isinstance(column.type, String) else cast(item, column.type)
+    return values
+
+
+def item_of(name: str, columns: str) -> int:
+    """The position of a column in the content of a change. The first item is the product's id."""
+    return columns.split(",").index(name) + 1

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 
 from inventory.categories import service as categories
 from inventory.database.base import db
-from inventory.database.types import fold
-from inventory.transactions.service import PRODUCTS
+from inventory.database.types import Money, fold
+from inventory.transactions.statements import PRODUCTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from decimal import Decimal
+
+    from sqlalchemy import Dialect
 
     from inventory.import_export.reader import ParsedRow
-
-T = TypeVar("T")
 
 
 class ProductState(NamedTuple):
@@ -38,6 +38,7 @@ class ProductState(NamedTuple):
     is_active: bool
 
 
+MONEY = Money()
 STATE = select(*(PRODUCTS.c[name] for name in ProductState._fields))
 
 
@@ -46,12 +47,21 @@ class Catalogue(NamedTuple):
 
     products: Mapping[str, ProductState]
     category_ids: Mapping[str, int]
+    dialect: Dialect
 
     def product(self, row: ParsedRow) -> ProductState | None:
-        return first_match(self.products, sku_keys(row))
+        return next((self.products[key] for key in sku_keys(row) if key in self.products), None)
 
-    def category_id(self, row: ParsedRow) -> int | None:
-        return first_match(self.category_ids, category_keys(row))
+    def category(self, row: ParsedRow) -> tuple[str | None, int | None]:
+        """The folded name of the row's category, and its id if it exists. The name is None if the file has none."""
+        wanted = category_keys(row)
+        name = next((key for key in wanted if key in self.category_ids), wanted[-1] if wanted else None)
+        return name, self.category_ids.get(name) if name else None
+
+    def stored_amount(self, amount: Decimal) -> object:
+        """An amount as the database stores it, and exact in JSON."""
+        stored = MONEY.process_bind_param(amount, self.dialect)
+        return str(stored) if isinstance(stored, Decimal) else stored
 
 
 def read_catalogue(rows: Sequence[ParsedRow]) -> Catalogue:
@@ -59,7 +69,8 @@ def read_catalogue(rows: Sequence[ParsedRow]) -> Catalogue:
     skus = {key for row in rows for key in sku_keys(row)}
     found = db.session.execute(STATE.where(PRODUCTS.c.sku_folded.in_(skus)))
     products = {product.sku_folded: product for product in map(ProductState._make, found)}
-    return Catalogue(products, categories.ids_of({key for row in rows for key in category_keys(row)}))
+    category_ids = categories.ids_of({key for row in rows for key in category_keys(row)})
+    return Catalogue(products, category_ids, db.session.get_bind().dialect)
 
 
 def sku_keys(row: ParsedRow) -> tuple[str, ...]:
@@ -77,7 +88,3 @@ def keys(cell: str, written: str | None) -> tuple[str, ...]:
     find its own products and categories again.
     """
     return (fold(cell),) if written is None else (fold(written), fold(cell))
-
-
-def first_match(found: Mapping[str, T], wanted: Sequence[str]) -> T | None:
-    return next((found[key] for key in wanted if key in found), None)

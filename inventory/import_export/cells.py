@@ -47,8 +47,8 @@ def render(value: object) -> str:
             return ""
         case bool():
             return "true" if value else "false"
-        case Decimal():
-            shortest = value.normalize()
+        case Decimal() | float():
+            shortest = Decimal(str(value)).normalize()
             return f"{shortest:f}" if shortest.as_tuple().exponent < -2 else f"{shortest:.2f}"  # type: ignore[operator]
         case datetime():
             return value.isoformat()

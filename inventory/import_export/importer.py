@@ -79,7 +79,7 @@ def validate_rows(file: IO[bytes], scratch: Scratch, progress: Progress) -> Prob
     problems = Problems()
     for rows in chunked(read_rows(file)):
         problems = problems.plus(problem for row in rows for problem in row_problems(row, scratch))
-        scratch.add_rows(row for row in rows if not row.problems)
+        scratch.add_rows([row for row in rows if not row.problems])
         progress(len(rows))
     return problems
 

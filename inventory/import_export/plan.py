@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
+
 from inventory.database.types import fold
 from inventory.errors import InvalidFields, StaleQuantity
 from inventory.import_export.catalogue import read_catalogue
@@ -21,22 +23,27 @@ if TYPE_CHECKING:
     Check = Callable[[ProductCells, ProductState | None], object]
 
 REQUIRED_FOR_NEW = ("name", "price", "category")
-# Stored as they are in the file. The category is stored by its id, and the stock changes through the ledger.
+# Stored as they are in the file. The stock changes through the ledger.
 PLAIN_COLUMNS = {"sku", "name", "description", "price", "cost", "reorder_point", "location", "is_active"}
+# Among the columns of a change: the folded name of its category.
+CATEGORY = "category"
 
 
 class Change(NamedTuple):
     """What a row changes: columns of its product, its category, and units of its stock.
 
     ``product_id`` is None for a new product. ``version`` and ``quantity_on_hand`` are those with which the row was
-    compared. ``new_category`` is the name of a category that has to be created.
+    compared. ``columns`` are the names of the columns that change, and ``content`` is what the statements in apply.py
+    read: a JSON array of ``product_id`` and the values of these columns. ``new_category`` is the name of a category
+    that has to be created.
     """
 
     number: int
     product_id: int | None
     version: int
     quantity_on_hand: int
-    columns: dict[str, object]
+    columns: str
+    content: str
     new_category: str | None
     units: int
 
@@ -121,16 +128,15 @@ CHECKS: dict[str, tuple[Check, ...]] = {"upsert": UPSERT_CHECKS, "create": (chec
 def change_of(row: ParsedRow, product: ProductState | None, catalogue: Catalogue) -> Change | None:
     """What a valid row changes; None if it matches the catalogue."""
     columns, units = changed_columns(row, product), units_of(row.cells, product)
-    category_id, new_category = catalogue.category_id(row), None
-    if category_id is None:
-        new_category = row.cells.get("category")
-    elif product is None or product.category_id != category_id:
-        columns["category_id"] = category_id
-    if product is None:
-        return Change(row.number, None, 0, 0, columns, new_category, units)
-    if not (columns or new_category or units):
+    category, category_id = catalogue.category(row)
+    if category is not None and (product is None or product.category_id != category_id):
+        columns[CATEGORY] = category
+    if not (columns or units):
         return None
-    return Change(row.number, product.id, product.version, product.quantity_on_hand, columns, new_category, units)
+    product_id, version, quantity_on_hand = product[:3] if product else (None, 0, 0)
+    content = orjson.dumps([product_id, *columns.values()], default=catalogue.stored_amount).decode()
+    new_category = row.cells.get("category") if category_id is None else None
+    return Change(row.number, product_id, version, quantity_on_hand, ",".join(columns), content, new_category, units)
 
 
 def changed_columns(row: ParsedRow, product: ProductState | None) -> dict[str, object]:

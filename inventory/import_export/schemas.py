@@ -92,7 +92,6 @@ class ProductCells(TypedDict, total=False):
 
 COLUMNS: dict[str, fields.Field[Any]] = FileRow._declared_fields  # noqa: SLF001
 PRODUCT_COLUMNS = tuple(COLUMNS)
-ONE_LINE_COLUMNS = tuple(name for name, field in COLUMNS.items() if isinstance(field, OneLine))
 MONEY_COLUMNS = tuple(name for name, field in COLUMNS.items() if isinstance(field, Money))
 
 

@@ -14,7 +14,7 @@ from inventory.import_export.reader import ParsedRow
 from inventory.import_export.schemas import MONEY_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from inventory.import_export.schemas import ProductCells
 
@@ -26,15 +26,23 @@ SETUP = (
     "BEGIN EXCLUSIVE",
     "CREATE TABLE skus (sku TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID",
     "CREATE TABLE rows (number INTEGER PRIMARY KEY, content BLOB)",
-    "CREATE TABLE changes (product_id INTEGER, number INTEGER, content BLOB, PRIMARY KEY (product_id, number))",
+    """
+    CREATE TABLE changes (
+        number INTEGER, product_id INTEGER, version INTEGER, quantity_on_hand INTEGER, columns TEXT, content TEXT,
+        new_category TEXT, units INTEGER, PRIMARY KEY (product_id, number)
+    )
+    """,
 )
-NEW = 0  # the product_id of a product that does not exist yet
 
 
 class Scratch:
-    """A private SQLite database with the parsed rows of a file and the changes that they make."""
+    """A private SQLite database with the parsed rows of a file and the changes that they make.
+
+    Rows are stored without the names of their columns, which are the same in all rows of a file.
+    """
 
     def __init__(self, folder: str | None = None) -> None:
+        self.columns: tuple[str, ...] = ()
         # Unlinked once open, so that it is removed even if the process is killed.
         with tempfile.NamedTemporaryFile(dir=folder, prefix="inventory-") as file:
             self.connection = sqlite3.connect(file.name, isolation_level=None)
@@ -54,35 +62,45 @@ class Scratch:
         (first,) = self.connection.execute("SELECT number FROM skus WHERE sku = ?", (sku,)).fetchone()
         return int(first)
 
-    def add_rows(self, rows: Iterable[ParsedRow]) -> None:
-        packed = ((row.number, pack([row.cells, row.written])) for row in rows)
-        self.connection.executemany("INSERT INTO rows VALUES (?, ?)", packed)
+    def add_rows(self, rows: Sequence[ParsedRow]) -> None:
+        if rows:
+            self.columns = tuple(rows[0].cells)
+        self.connection.executemany("INSERT INTO rows VALUES (?, ?)", ((row.number, pack(row)) for row in rows))
 
     def rows(self) -> Iterator[list[ParsedRow]]:
         """Chunks of the rows in the file's order."""
         for chunk in self.chunks("SELECT number, content FROM rows ORDER BY number"):
-            yield [unpack_row(*stored) for stored in chunk]
+            yield [self.unpack(*stored) for stored in chunk]
 
     def row(self, number: int) -> ParsedRow:
         stored = self.connection.execute("SELECT number, content FROM rows WHERE number = ?", (number,))
-        return unpack_row(*stored.fetchone())
+        return self.unpack(*stored.fetchone())
+
+    def unpack(self, number: int, content: bytes) -> ParsedRow:
+        *values, written = orjson.loads(content)
+        cells = dict(zip(self.columns, values, strict=True))
+        for name in MONEY_COLUMNS:
+            if cells.get(name) is not None:
+                cells[name] = Decimal(cells[name])
+        return ParsedRow(number, cast("ProductCells", cells), written)
 
     def add_changes(self, changes: Iterable[Change]) -> None:
-        packed = ((change.product_id or NEW, change.number, pack(change[2:])) for change in changes)
-        self.connection.executemany("INSERT INTO changes VALUES (?, ?, ?)", packed)
+        self.connection.executemany("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", changes)
 
     def delete_changes(self) -> None:
         self.connection.execute("DELETE FROM changes")
 
     def changes(self) -> Iterator[list[Change]]:
         """Chunks of the changes: new products in the file's order, then known ones by id."""
-        for chunk in self.chunks("SELECT product_id, number, content FROM changes ORDER BY product_id, number"):
-            yield [unpack_change(*stored) for stored in chunk]
+        # NULL, the product_id of new products, sorts first.
+        for chunk in self.chunks("SELECT * FROM changes ORDER BY product_id, number"):
+            yield [Change._make(stored) for stored in chunk]
 
-    def product_ids(self) -> Iterator[int]:
-        """Ids of the known products that change, in ascending order."""
-        stored = self.connection.execute("SELECT product_id FROM changes WHERE product_id <> 0 ORDER BY product_id")
-        return (product_id for (product_id,) in stored)
+    def new_categories(self) -> Iterator[list[str]]:
+        """Chunks of the names of categories that have to be created, in the file's order."""
+        named = "SELECT new_category FROM changes WHERE new_category IS NOT NULL"
+        for chunk in self.chunks(f"{named} GROUP BY new_category ORDER BY min(number)"):
+            yield [name for (name,) in chunk]
 
     def chunks(self, statement: str) -> Iterator[list[Any]]:
         cursor = self.connection.execute(statement)
@@ -90,20 +108,6 @@ class Scratch:
             yield chunk
 
 
-def pack(content: object) -> bytes:
+def pack(row: ParsedRow) -> bytes:
     """JSON, in which amounts are text and so stay exact."""
-    return orjson.dumps(content, default=str)
-
-
-def unpack_row(number: int, content: bytes) -> ParsedRow:
-    cells, written = orjson.loads(content)
-    return ParsedRow(number, cast("ProductCells", with_money(cells)), written)
-
-
-def unpack_change(product_id: int, number: int, content: bytes) -> Change:
-    version, quantity_on_hand, columns, new_category, units = orjson.loads(content)
-    return Change(number, product_id or None, version, quantity_on_hand, with_money(columns), new_category, units)
-
-
-def with_money(columns: dict[str, object]) -> dict[str, object]:
-    return columns | {name: Decimal(str(columns[name])) for name in MONEY_COLUMNS if columns.get(name) is not None}
+    return orjson.dumps([*row.cells.values(), row.written], default=str)

@@ -8,6 +8,7 @@ from decimal import Decimal  # noqa: TC003
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     ForeignKey,
     Index,
     String,
@@ -26,7 +27,8 @@ from inventory.fields import MAX_STOCK
 class Product(Base):
     """``quantity_on_hand``, ``last_seq`` and ``updated_at`` change with every movement, so no index includes them.
 
-    PostgreSQL can then use heap-only tuple updates.
+    PostgreSQL can then use heap-only tuple updates. The index of low stock depends on ``is_low``, which seldom changes.
+    Where the extension pg_trgm is available, the migrations also index the trigrams of the folded texts.
     """
 
     __tablename__ = "products"
@@ -44,6 +46,12 @@ class Product(Base):
         Index("ix_products_name_folded_id", "name_folded", "id"),
         Index("ix_products_price_id", "price", "id"),
         Index("ix_products_created_at_id", "created_at", "id"),
+        Index(
+            "ix_products_low_stock",
+            "id",
+            sqlite_where=text("is_active = 1 AND is_low = 1"),
+            postgresql_where=text("is_active AND is_low"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -57,6 +65,9 @@ class Product(Base):
     cost: Mapped[Decimal | None] = mapped_column(Money)
     quantity_on_hand: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     reorder_point: Mapped[int] = mapped_column(BigInteger, default=10, server_default=text("10"))
+    is_low: Mapped[bool | None] = mapped_column(
+        Computed("quantity_on_hand <= reorder_point", persisted=True), deferred=True
+    )
     location: Mapped[str | None] = mapped_column(String(50))
     category_id: Mapped[int] = mapped_column(BigId, ForeignKey("categories.id", ondelete="RESTRICT"))
     is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
@@ -70,7 +81,7 @@ class Product(Base):
         onupdate=func.greatest(literal_column("updated_at"), func.clock_timestamp()),
     )
 
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - SQLAlchemy's own form
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": False}  # noqa: RUF012 - SQLAlchemy's own form
 
     @validates("sku")
     def fold_sku(self, _key: str, sku: str) -> str:

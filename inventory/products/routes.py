@@ -26,7 +26,7 @@ from inventory.transactions import service as ledger
 from inventory.transactions.routes import ROW
 from inventory.transactions.schemas import OpeningQuery
 from inventory.web.api import Blueprint
-from inventory.web.conditional import etag
+from inventory.web.conditional import etag, is_current, not_modified
 from inventory.web.idempotency import once
 from inventory.web.openapi.operations import ETAG_HEADER, LINK_HEADER, LOCATION_HEADER
 from inventory.web.pagination import FeedQuery, next_link
@@ -114,7 +114,7 @@ def get_product(query: Values, product_id: int) -> object:
     Includes the latest 50 movements, newest first. The opening balance is included only with `include_opening=true`.
     `GET /transactions/product/{product_id}` lists all of them. The `ETag` changes with the product and with its stock.
     """
-    return detail(*service.with_transactions(partial(service.get, product_id), **query))
+    return detail(service.get(product_id), **query)
 
 
 @blueprint.route("/products/by-sku/<sku:sku>")
@@ -127,11 +127,16 @@ def get_product_by_sku(query: Values, sku: str) -> object:
 
     The SKU is case-insensitive. The response is the same as for `GET /products/{product_id}`.
     """
-    return detail(*service.with_transactions(partial(service.get_by_sku, sku), **query))
+    return detail(service.get_by_sku(sku), **query)
 
 
-def detail(product: ProductRow, transactions: list[LedgerRow]) -> object:
-    return product._asdict() | {"transactions": transactions}, etag(service.tag_of(product))
+def detail(product: ProductRow, *, include_opening: bool) -> object:
+    """The product with its movements, which are not read if the client has them already."""
+    tag = service.tag_of(product)
+    if is_current(tag):
+        return not_modified(tag)
+    movements = service.latest_movements(product, include_opening=include_opening)
+    return product._asdict() | {"transactions": movements}, etag(tag)
 
 
 @blueprint.route("/products/<id:product_id>/stock")

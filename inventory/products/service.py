@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Integer, bindparam, func, literal_column, select, true
 from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
-from inventory.database.base import db
-from inventory.database.engines import begin_snapshot
+from inventory.database.base import db, fetch_all, fetch_one, fetch_value
 from inventory.database.errors import is_foreign_key_violation
 from inventory.database.feed import Entry, Feed
 from inventory.database.functions import contains
-from inventory.database.keyset import Page, PageRequest, paginate
-from inventory.database.types import fold
+from inventory.database.keyset import Listing, filtered
+from inventory.database.query import Query
+from inventory.database.types import Folded, fold
 from inventory.models.product import Product, ProductChange
 from inventory.products.rows import COLUMNS, ProductRow
 from inventory.transactions import queries
@@ -24,12 +24,13 @@ from inventory.transactions.service import Movement
 from inventory.web.conditional import UNCONDITIONAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from decimal import Decimal
 
     from sqlalchemy import Select
     from sqlalchemy.sql import ColumnElement
 
+    from inventory.database.keyset import Page, PageRequest
     from inventory.fields import Values
     from inventory.transactions.rows import LedgerRow
     from inventory.web.conditional import Condition
@@ -45,46 +46,61 @@ SORTABLE: Values = {
     "created_at": Product.created_at,
     "updated_at": Product.updated_at,
 }
-FEED = Feed("products", ProductChange)
-IS_LOW = Product.quantity_on_hand <= Product.reorder_point
+# The outer join finds no product for a deleted one.
+FEED = Feed(
+    "products",
+    ProductChange,
+    select(*COLUMNS, ProductChange.product_id, ProductChange.sku.label("last_sku"))
+    .select_from(ProductChange)
+    .outerjoin(Product, Product.id == ProductChange.product_id)
+    .where(ProductChange.is_latest),
+)
 SHOWN_MOVEMENTS = 50
 # Sorted by the number of units below the reorder point, largest first.
 URGENCY = {"id": Product.id, "surplus": Product.quantity_on_hand - Product.reorder_point}
 
-FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-    "category_id": lambda value: Product.category_id == value,
-    "is_active": Product.is_active.is_,
-    "search": lambda value: contains(Product.name_folded, value) | contains(Product.sku_folded, value),
-    "id": Product.id.in_,
-    "sku": lambda skus: Product.sku_folded.in_([fold(sku) for sku in skus]),
-    "low_stock": lambda value: IS_LOW if value else ~IS_LOW,
-    "min_price": lambda value: Product.price >= value,
-    "max_price": lambda value: Product.price <= value,
-    "min_quantity": lambda value: Product.quantity_on_hand >= value,
-    "max_quantity": lambda value: Product.quantity_on_hand <= value,
-    "updated_since": lambda value: Product.updated_at >= value,
+# Name and SKU in one text, so that one trigram index serves both. No search can contain a line break.
+SEARCHED = Product.name_folded + literal_column("'\n'") + Product.sku_folded
+FILTERS: dict[str, ColumnElement[bool]] = {
+    "category_id": Product.category_id == bindparam("category_id"),
+    "is_active": Product.is_active == bindparam("is_active"),
+    "search": contains(SEARCHED, "search"),
+    "id": Product.id.in_(bindparam("id", expanding=True)),
+    "sku": Product.sku_folded.in_(bindparam("sku", type_=Folded, expanding=True)),
+    "low_stock": Product.is_low == bindparam("low_stock"),
+    "min_price": Product.price >= bindparam("min_price"),
+    "max_price": Product.price <= bindparam("max_price"),
+    "min_quantity": Product.quantity_on_hand >= bindparam("min_quantity"),
+    "max_quantity": Product.quantity_on_hand <= bindparam("max_quantity"),
+    "updated_since": Product.updated_at >= bindparam("updated_since"),
 }
+ROWS = select(*COLUMNS)
+CATALOGUE = Listing(ROWS, ProductRow, SORTABLE, FILTERS)
+LOW_STOCK = Listing(ROWS.where(Product.is_active, Product.is_low == true()), ProductRow, URGENCY, FILTERS)
+BY_ID = Query(ROWS.where(Product.id == bindparam("product_id")))
+MEMBERS = Query(ROWS.where(FILTERS["category_id"]).order_by(Product.id).limit(bindparam("count", type_=Integer)))
+COUNT_MEMBERS = Query(select(func.count()).where(FILTERS["category_id"]))
+BY_SKU = Query(ROWS.where(Product.sku_folded == bindparam("sku", type_=Folded)))
 
 
 def select_rows(filters: Mapping[str, object]) -> Select[Any]:
     """Products that match ProductFilters. A filter that is None is ignored."""
-    conditions = [FILTERS[name](value) for name, value in filters.items() if value is not None]
-    return select(*COLUMNS).where(*conditions)
+    values = {name: value for name, value in filters.items() if value is not None}
+    return filtered(CATALOGUE, tuple(values)).params(values)
 
 
 def find(filters: Mapping[str, object], page: PageRequest) -> Page[ProductRow]:
-    return paginate(select_rows(filters), SORTABLE, page, ProductRow)
+    return CATALOGUE.page(page, filters)
 
 
 def find_low_stock(filters: Mapping[str, object], page: PageRequest) -> Page[ProductRow]:
     """Active products at or below their reorder point, most urgent first."""
-    low = select_rows({"is_active": True, "low_stock": True, **filters})
-    return paginate(low, URGENCY, replace(page, sort=("surplus",)), ProductRow)
+    return LOW_STOCK.page(replace(page, sort=("surplus",)), filters)
 
 
 def get(product_id: int) -> ProductRow:
     """The product's row. Raises ProductNotFound."""
-    row = db.session.execute(select(*COLUMNS).where(Product.id == product_id)).one_or_none()
+    row = fetch_one(BY_ID, {"product_id": product_id})
     if row is None:
         raise errors.ProductNotFound
     return ProductRow(*row)
@@ -96,13 +112,7 @@ def feed(after: str | None, limit: int) -> tuple[list[dict[str, object]], str | 
     A product appears at its latest change only; a deleted one has no row to join. Product and position come from one
     statement, so a product is never shown in a state older than its change.
     """
-    latest = (
-        select(*COLUMNS, ProductChange.product_id, ProductChange.sku.label("last_sku"))
-        .select_from(ProductChange)
-        .outerjoin(Product, Product.id == ProductChange.product_id)
-        .where(ProductChange.is_latest)
-    )
-    entries, cursor = FEED.read(latest, after, limit)
+    entries, cursor = FEED.read(after, limit)
     return [change_of(entry) for entry in entries], cursor
 
 
@@ -116,7 +126,7 @@ def change_of(entry: Entry) -> dict[str, object]:
 
 def get_by_sku(sku: str) -> ProductRow:
     """The product's row. Raises ProductNotFound."""
-    row = db.session.execute(select(*COLUMNS).where(Product.sku_folded == fold(sku))).one_or_none()
+    row = fetch_one(BY_SKU, {"sku": sku})
     if row is None:
         raise errors.ProductNotFound("No product has this SKU.")
     return ProductRow(*row)
@@ -127,18 +137,20 @@ def tag_of(product: ProductRow | Product) -> str:
     return f"{product.version}-{product.last_seq}"
 
 
-def with_transactions(find: Callable[[], ProductRow], *, include_opening: bool) -> tuple[ProductRow, list[LedgerRow]]:
-    """The product that ``find`` returns, with its latest movements from the same snapshot."""
-    begin_snapshot(db.session())
-    product = find()
-    return product, queries.latest(product.id, SHOWN_MOVEMENTS, include_opening=include_opening)
+def latest_movements(product: ProductRow, *, include_opening: bool) -> list[LedgerRow]:
+    """The latest movements until the product was read.
+
+    Rows of the ledger never change, so those until its ``last_seq`` are the same as when it was read, even if others
+    were written since. No snapshot is needed for the two statements.
+    """
+    return queries.latest(product.id, product.last_seq, SHOWN_MOVEMENTS, include_opening=include_opening)
 
 
 def of_category(category_id: int, count: int) -> tuple[int, list[ProductRow]]:
     """The number of products in a category, and the first ``count`` of them by id."""
-    total = db.session.scalar(select(func.count()).where(Product.category_id == category_id)) or 0
-    members = select_rows({"category_id": category_id}).order_by(Product.id).limit(count)
-    return total, [ProductRow(*row) for row in db.session.execute(members)]
+    total = fetch_value(COUNT_MEMBERS, {"category_id": category_id})
+    members = fetch_all(MEMBERS, {"category_id": category_id, "count": count})
+    return total, [ProductRow(*row) for row in members]
 
 
 def create(data: Values, key: RequestKey | None = None) -> ProductRow:
@@ -162,7 +174,7 @@ def create(data: Values, key: RequestKey | None = None) -> ProductRow:
 def as_created(data: Values, earlier: Earlier) -> ProductRow:
     """The product as an earlier request created it: from the same request body, and fields that never change."""
     opening = queries.get(earlier.transaction_id)
-    created_at = db.session.scalar(select(Product.created_at).where(Product.id == opening.product_id))
+    created_at = fetch_value(select(Product.created_at).where(Product.id == opening.product_id))
     return ProductRow(
         **data,
         id=opening.product_id,
@@ -204,7 +216,7 @@ def get_for_update(product_id: int) -> Product:
 
 def refuse_duplicate(sku: str, other_than: int | None = None) -> None:
     """Raise DuplicateSku. The unique constraint decides; this check usually avoids a failed statement."""
-    other = db.session.scalar(select(Product.id).where(Product.sku_folded == fold(sku)))
+    other = fetch_value(select(Product.id).where(Product.sku_folded == fold(sku)))
     if other is not None and other != other_than:
         raise errors.DuplicateSku
 

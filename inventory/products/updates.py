@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -121,12 +120,12 @@ def set_stock(product: Product, quantity: int, key: RequestKey | None) -> None:
 
 
 def stored(product: ProductRow) -> str:
-    """A product as JSON, with amounts as strings, which keeps them exact."""
+    """A product as JSON. Earlier releases stored amounts as strings."""
     return orjson.dumps(product._asdict(), default=str).decode()
 
 
-# Types that JSON does not have.
-READ: dict[type, Callable[[str], object]] = {datetime: datetime.fromisoformat, Decimal: Decimal}
+# Values that are stored in other types than they have.
+READ: dict[type, Callable[[Any], object]] = {datetime: datetime.fromisoformat, float: float}
 
 
 def replayed_update(earlier: Earlier) -> ProductRow:

@@ -3,43 +3,48 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from inventory import errors
-from inventory.database.base import db
+from inventory.database.base import execute, fetch_all, fetch_value
+from inventory.database.query import Query
 from inventory.database.types import fold
 from inventory.models.product import Product
 from inventory.models.transaction import Batch
-from inventory.transactions import queries, service
-from inventory.transactions.reversals import record_contra, refuse_reversed
-from inventory.transactions.rows import LedgerRow, RecordedBatch
-from inventory.transactions.service import lock
+from inventory.transactions import queries
+from inventory.transactions.reversals import contra, refuse_reversed
+from inventory.transactions.rows import RecordedBatch
+from inventory.transactions.service import Movement, lock, movement_of, record_all, stock_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from inventory.fields import Values
+    from inventory.transactions.service import Stock
     from inventory.web.idempotency import RequestKey
 
-Line = TypeVar("Line")
+# A line's number in the request, and the movement of a product.
+Line = tuple[int, tuple[int, Movement]]
+
+NO_PRODUCT = 0
+KIND = Query(select(Batch.kind).where(Batch.id == bindparam("batch_id")))
 
 
 def create(lines: Sequence[Values], key: RequestKey | None = None) -> RecordedBatch:
     """Record lines in the order given, all or none. Raises BatchRejected."""
-    lock_lines(lines)
-    batch_id = new_id()
-    write(batch_id, "batch", key)
-    rows = all_or_none(list(enumerate(lines)), lambda line: service.create(line, batch_id=batch_id))
-    return RecordedBatch(batch_id, rows)
+    ids = ids_by_sku(lines)
+    named = [(line.get("product_id") or ids.get(fold(line.get("sku", "")), NO_PRODUCT), line) for line in lines]
+    return record_batch("batch", list(enumerate((id_, movement_of(line)) for id_, line in named)), key)
 
 
-def lock_lines(lines: Sequence[Values]) -> None:
+def ids_by_sku(lines: Sequence[Values]) -> dict[str, int]:
+    """Ids of the products that lines name by their SKU, by folded SKU."""
     skus = {fold(line["sku"]) for line in lines if "sku" in line}
-    by_sku = db.session.scalars(select(Product.id).where(Product.sku_folded.in_(skus)))
-    lock({*by_sku, *(line["product_id"] for line in lines if "product_id" in line)})
+    found = select(Product.sku_folded, Product.id).where(Product.sku_folded.in_(skus))
+    return {row.sku_folded: row.id for row in fetch_all(found)} if skus else {}
 
 
 def reverse(batch_id: str, data: Values, key: RequestKey | None = None) -> RecordedBatch:
@@ -55,11 +60,9 @@ def reverse(batch_id: str, data: Values, key: RequestKey | None = None) -> Recor
         raise errors.NotReversible
     lock(row.product_id for row in rows)
     refuse_reversed(rows)
-    contra_id = new_id()
-    write(contra_id, "reversal", key)
     additions_first = sorted(enumerate(rows), key=lambda numbered: (numbered[1].delta > 0, -numbered[0]))
-    contra = all_or_none(additions_first, lambda row: record_contra(row, data, batch_id=contra_id))
-    return RecordedBatch(contra_id, contra)
+    lines = [(number, (row.product_id, contra(row, data))) for number, row in additions_first]
+    return record_batch("reversal", lines, key)
 
 
 def get(batch_id: str) -> RecordedBatch:
@@ -69,10 +72,10 @@ def get(batch_id: str) -> RecordedBatch:
 
 
 def kind_of(batch_id: str) -> str:
-    kind = db.session.scalar(select(Batch.kind).where(Batch.id == batch_id))
+    kind = fetch_value(KIND, {"batch_id": batch_id})
     if kind is None:
         raise errors.TransactionNotFound("Batch not found.")
-    return kind
+    return str(kind)
 
 
 def new_id() -> str:
@@ -81,15 +84,25 @@ def new_id() -> str:
 
 def write(batch_id: str, kind: str, key: RequestKey | None, **counts: int) -> None:
     """Insert the batch that movements refer to. ``counts`` are for imports."""
-    db.session.execute(insert(Batch).values(id=batch_id, kind=kind, **counts, **(key.columns() if key else {})))
+    execute(insert(Batch).values(id=batch_id, kind=kind, **counts, **(key.columns() if key else {})))
 
 
-def all_or_none(lines: Sequence[tuple[int, Line]], record_line: Callable[[Line], LedgerRow]) -> list[LedgerRow]:
-    """Record numbered lines. If any is refused, raise BatchRejected with all that are."""
-    recorded, refused = [], []
-    for number, line in lines:
+def record_batch(kind: str, lines: Sequence[Line], key: RequestKey | None) -> RecordedBatch:
+    """Record numbered lines as a batch, each after the ones before it. Raises BatchRejected if any is not possible."""
+    movements = [line for _number, line in lines]
+    refuse_impossible(lines, lock(product_id for product_id, _movement in movements))
+    batch_id = new_id()
+    write(batch_id, kind, key)
+    return RecordedBatch(batch_id, record_all(movements, batch_id=batch_id))
+
+
+def refuse_impossible(lines: Sequence[Line], stock: Mapping[int, Stock]) -> None:
+    """Raise BatchRejected with all lines that the stock left by the lines before them does not allow."""
+    refused = []
+    left = dict(stock)
+    for number, (product_id, movement) in lines:
         try:
-            recorded.append(record_line(line))
+            left[product_id] = stock_after(movement, left.get(product_id))
         except errors.ServiceError as error:
             values = {"line": number, "error": error.slug, "message": error.message}
             refused.append(values | dict(error.details or {}))
@@ -99,4 +112,3 @@ def all_or_none(lines: Sequence[tuple[int, Line]], record_line: Callable[[Line],
             " rejected.",
             {"error_count": len(refused), "errors": sorted(refused, key=itemgetter("line"))},
         )
-    return recorded

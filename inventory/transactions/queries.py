@@ -4,68 +4,86 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Integer, and_, bindparam, func, select
 
 from inventory import errors
-from inventory.database.base import db
+from inventory.database.base import fetch_all, fetch_one, fetch_value
 from inventory.database.feed import Entry, Feed
-from inventory.database.keyset import Page, PageRequest, paginate
-from inventory.database.types import fold
+from inventory.database.keyset import Listing, filtered
+from inventory.database.query import Query
+from inventory.database.types import Folded
 from inventory.models.product import Product
 from inventory.models.transaction import Transaction
 from inventory.transactions.rows import COLUMNS, LedgerRow, StockAt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Select
 
+    from inventory.database.keyset import Page, PageRequest
     from inventory.fields import Values
 
 SORTABLE = {"id": Transaction.id, "created_at": Transaction.created_at}
-FEED = Feed("feed", Transaction)
+FEED = Feed("feed", Transaction, select(*COLUMNS, Transaction.crossed))
 NEWEST_FIRST = (Transaction.created_at.desc(), Transaction.id.desc())
 # Most rows have no reason; a plain comparison with NULL would exclude them too.
 IS_OPENING_BALANCE = and_(Transaction.seq == 1, Transaction.reason.is_not_distinct_from("opening"))
 
-
-def is_of_products(skus: Sequence[str]) -> ColumnElement[bool]:
-    """Rows of products whose current SKU is one of these."""
-    wanted = select(Product.id).where(Product.sku_folded.in_([fold(sku) for sku in skus]))
-    # With =, PostgreSQL reads a product's rows from the index in list order; with IN it sorts.
-    return Transaction.product_id == wanted.scalar_subquery() if len(skus) == 1 else Transaction.product_id.in_(wanted)
-
-
-FILTERS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-    "id": Transaction.id.in_,
-    "product_id": lambda value: Transaction.product_id == value,
-    "sku": is_of_products,
-    "transaction_type": lambda value: Transaction.transaction_type == value,
-    "reason": lambda value: Transaction.reason == value,
-    "reference": lambda value: Transaction.reference == value,
-    "batch_id": lambda value: Transaction.batch_id == value.lower(),
-    "created_from": lambda value: Transaction.created_at >= value,
-    "created_to": lambda value: Transaction.created_at <= value,
+ROWS = select(*COLUMNS)
+OF_SKUS = select(Product.id).where(Product.sku_folded.in_(bindparam("sku", type_=Folded, expanding=True)))
+OF_SKU = select(Product.id).where(Product.sku_folded == bindparam("only_sku", type_=Folded))
+FILTERS: dict[str, ColumnElement[bool]] = {
+    "id": Transaction.id.in_(bindparam("id", expanding=True)),
+    "product_id": Transaction.product_id == bindparam("product_id"),
+    # The current SKU. With =, PostgreSQL reads a product's rows from the index in list order; with IN it sorts.
+    "only_sku": Transaction.product_id == OF_SKU.scalar_subquery(),
+    "sku": Transaction.product_id.in_(OF_SKUS),
+    "transaction_type": Transaction.transaction_type == bindparam("transaction_type"),
+    "reason": Transaction.reason == bindparam("reason"),
+    "reference": Transaction.reference == bindparam("reference"),
+    "batch_id": Transaction.batch_id == bindparam("batch_id", type_=Folded),
+    "created_from": Transaction.created_at >= bindparam("created_from"),
+    "created_to": Transaction.created_at <= bindparam("created_to"),
 }
+LEDGER = Listing(ROWS, LedgerRow, SORTABLE, FILTERS)
+# A product's movements. The opening balance is not one, and is included on request only.
+MOVEMENTS = Listing(ROWS.where(~IS_OPENING_BALANCE), LedgerRow, SORTABLE, FILTERS)
+EXISTS = Query(select(Product.id).where(Product.id == bindparam("product_id")))
+BY_ID = Query(ROWS.where(Transaction.id == bindparam("transaction_id")))
+OF_BATCH = Query(ROWS.where(FILTERS["batch_id"]).order_by(Transaction.id))
+UNTIL_SEQ = and_(FILTERS["product_id"], Transaction.seq <= bindparam("last_seq"))
 
 
-def select_rows(filters: Values) -> Select[Any]:
+def latest_of(listing: Listing[LedgerRow]) -> Query:
+    rows = listing.statement.where(UNTIL_SEQ).order_by(Transaction.seq.desc()).limit(bindparam("count", type_=Integer))
+    return Query(rows)
+
+
+LATEST, LATEST_MOVEMENTS = latest_of(LEDGER), latest_of(MOVEMENTS)
+
+
+def filters_of(query: Values) -> Values:
+    """The filters for TransactionFilters."""
+    filters = dict(query)
+    if len(filters.get("sku", ())) == 1:
+        filters["only_sku"] = filters.pop("sku")[0]
+    return filters
+
+
+def select_rows(query: Values) -> Select[Any]:
     """Rows of the ledger that match TransactionFilters."""
-    return select(*COLUMNS).where(*(FILTERS[name](value) for name, value in filters.items()))
+    filters = filters_of(query)
+    return filtered(LEDGER, tuple(filters)).params(filters)
 
 
-def find(filters: Values, page: PageRequest) -> Page[LedgerRow]:
-    return paginate(select_rows(filters), SORTABLE, page, LedgerRow)
-
-
-def ledger_rows(statement: Select[Any]) -> list[LedgerRow]:
-    return [LedgerRow(*row) for row in db.session.execute(statement)]
+def find(query: Values, page: PageRequest) -> Page[LedgerRow]:
+    return LEDGER.page(page, filters_of(query))
 
 
 def get(transaction_id: int) -> LedgerRow:
     """One row of the ledger. Raises TransactionNotFound."""
-    row = db.session.execute(select_rows({}).where(Transaction.id == transaction_id)).one_or_none()
+    row = fetch_one(BY_ID, {"transaction_id": transaction_id})
     if row is None:
         raise errors.TransactionNotFound
     return LedgerRow(*row)
@@ -73,26 +91,21 @@ def get(transaction_id: int) -> LedgerRow:
 
 def of_batch(batch_id: str) -> list[LedgerRow]:
     """A batch's rows in the order in which they were applied."""
-    return ledger_rows(select_rows({"batch_id": batch_id}).order_by(Transaction.id))
-
-
-def select_history(product_id: int, *, include_opening: bool) -> Select[object]:
-    """A product's movements. The opening balance is not one, and is included on request only."""
-    rows = select_rows({"product_id": product_id})
-    return rows if include_opening else rows.where(~IS_OPENING_BALANCE)
+    return [LedgerRow(*row) for row in fetch_all(OF_BATCH, {"batch_id": batch_id})]
 
 
 def history(product_id: int, page: PageRequest, *, include_opening: bool) -> Page[LedgerRow]:
     """A page of a product's movements. Raises ProductNotFound."""
-    if db.session.scalar(select(Product.id).where(Product.id == product_id)) is None:
+    if fetch_one(EXISTS, {"product_id": product_id}) is None:
         raise errors.ProductNotFound
-    return paginate(select_history(product_id, include_opening=include_opening), SORTABLE, page, LedgerRow)
+    return (LEDGER if include_opening else MOVEMENTS).page(page, {"product_id": product_id})
 
 
-def latest(product_id: int, count: int, *, include_opening: bool) -> list[LedgerRow]:
-    """A product's newest movements, at most ``count``."""
-    rows = select_history(product_id, include_opening=include_opening)
-    return ledger_rows(rows.order_by(*NEWEST_FIRST).limit(count))
+def latest(product_id: int, last_seq: int, count: int, *, include_opening: bool) -> list[LedgerRow]:
+    """A product's newest movements until ``last_seq``, at most ``count``."""
+    statement = LATEST if include_opening else LATEST_MOVEMENTS
+    parameters = {"product_id": product_id, "last_seq": last_seq, "count": count}
+    return [LedgerRow(*row) for row in fetch_all(statement, parameters)]
 
 
 def stock_at(product_id: int, time: datetime | None) -> StockAt:
@@ -102,9 +115,9 @@ def stock_at(product_id: int, time: datetime | None) -> StockAt:
     InvalidFields for a time in the future or before the product was created.
     """
     now = func.greatest(Product.updated_at, func.clock_timestamp(), type_=Product.updated_at.type)
-    product = db.session.execute(
+    product = fetch_one(
         select(Product.id, Product.sku, Product.created_at, now.label("now")).where(Product.id == product_id)
-    ).one_or_none()
+    )
     if product is None:
         raise errors.ProductNotFound
     time = time or product.now
@@ -120,7 +133,7 @@ def balance_at(product_id: int, time: datetime) -> int:
     until_then = select(Transaction.balance_after).where(
         Transaction.product_id == product_id, Transaction.created_at <= time
     )
-    return db.session.scalar(until_then.order_by(*NEWEST_FIRST).limit(1)) or 0
+    return fetch_value(until_then.order_by(*NEWEST_FIRST).limit(1)) or 0
 
 
 def balances_between(product_id: int, start: datetime, end: datetime) -> list[int]:
@@ -128,12 +141,12 @@ def balances_between(product_id: int, start: datetime, end: datetime) -> list[in
     written = select(Transaction.balance_after).where(
         Transaction.product_id == product_id, Transaction.created_at.between(start, end)
     )
-    return list(db.session.scalars(written.order_by(Transaction.created_at, Transaction.id)))
+    return [row.balance_after for row in fetch_all(written.order_by(Transaction.created_at, Transaction.id))]
 
 
 def feed(after: str | None, limit: int) -> tuple[list[dict[str, object]], str | None]:
     """Rows after a cursor in commit order, and the cursor to continue with. Raises InvalidCursor."""
-    entries, cursor = FEED.read(select(*COLUMNS, Transaction.crossed), after, limit)
+    entries, cursor = FEED.read(after, limit)
     return [feed_row(entry) for entry in entries], cursor
 
 

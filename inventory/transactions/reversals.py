@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from inventory import errors
-from inventory.database.base import db
+from inventory.database.base import fetch_all
 from inventory.models.transaction import Transaction
 from inventory.transactions import queries
 from inventory.transactions.service import Movement, chunked, lock, record
@@ -32,21 +32,18 @@ def reverse(transaction_id: int, data: Values, key: RequestKey | None = None) ->
         raise errors.NotReversible
     lock([row.product_id])
     refuse_reversed([row])
-    return record_contra(row, data, key=key)
+    return record(row.product_id, contra(row, data), key=key)
 
 
 def refuse_reversed(rows: Sequence[LedgerRow]) -> None:
     """Raise AlreadyReversed with the ids. The unique constraint would refuse too, but could not name them."""
     for ids in chunked([row.id for row in rows]):
         undone = select(Transaction.reverses_id).where(Transaction.reverses_id.in_(ids))
-        found = db.session.scalars(undone.order_by(Transaction.reverses_id).limit(MAX_NAMED)).all()
+        found = fetch_all(undone.order_by(Transaction.reverses_id).limit(MAX_NAMED))
         if found:
-            raise errors.AlreadyReversed(details={"transaction_ids": found})
+            raise errors.AlreadyReversed(details={"transaction_ids": [row.reverses_id for row in found]})
 
 
-def record_contra(
-    row: LedgerRow, data: Values, *, key: RequestKey | None = None, batch_id: str | None = None
-) -> LedgerRow:
-    """Record the opposite of a row of the ledger."""
-    contra = Movement("adjustment", -row.delta, reason="reversal", reverses_id=row.id, **data)
-    return record(row.product_id, contra, key=key, batch_id=batch_id)
+def contra(row: LedgerRow, data: Values) -> Movement:
+    """The opposite of a row of the ledger."""
+    return Movement("adjustment", -row.delta, reason="reversal", reverses_id=row.id, **data)

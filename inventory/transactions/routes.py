@@ -73,7 +73,7 @@ def list_transactions(query: Values) -> Page[LedgerRow]:
 
 
 @blueprint.route("/transactions", methods=["POST"])
-@blueprint.records(TransactionIn, ROW)
+@blueprint.records(TransactionIn, ROW, one_statement=True)
 @blueprint.errors(*REFUSALS)
 def record_transaction(data: Values, *, key: RequestKey | None) -> LedgerRow:
     """Record a purchase, a sale or an adjustment.

@@ -7,6 +7,7 @@ from functools import partial, wraps
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import flask
 import flask_smorest
 
 from inventory import errors
@@ -15,7 +16,8 @@ from inventory.fields import MAX_ID, Flag, TextSchema
 from inventory.web import addresses
 from inventory.web.addresses import QUERY, IdConverter
 from inventory.web.conditional import answer_conditionally, condition
-from inventory.web.idempotency import idempotency_key, mark_replay, once
+from inventory.web.dumper import dumper
+from inventory.web.idempotency import idempotency_key, mark_replay, unless_done
 from inventory.web.openapi.operations import (
     HEADERS,
     IDEMPOTENCY_KEY,
@@ -37,17 +39,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from apispec import APISpec
-    from flask import Flask
+    from flask import Flask, Response
     from marshmallow import Schema
-    from werkzeug.wrappers import Response
 
     from inventory.database.keyset import Page
     from inventory.fields import Values
+    from inventory.web.dumper import Dump
     from inventory.web.idempotency import Earlier
     from inventory.web.openapi.json_types import JsonObject
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
+
+
+def instance_of(schema: type[Schema] | Schema) -> Schema:
+    return schema() if isinstance(schema, type) else schema
+
+
+def respond(returned: Any, status: int, dump: Dump | None) -> Response:
+    """The response to what a view returned: a result, a tuple of a result and a status or headers, or a response."""
+    if isinstance(returned, flask.Response):
+        return returned
+    headers = None
+    if type(returned) is tuple:  # rows are tuples, too
+        returned, other = returned
+        status, headers = (other, None) if isinstance(other, int) else (status, other)
+    response = flask.jsonify(returned if dump is None else dump(returned))
+    response.status_code = status
+    if headers:
+        response.headers.extend(headers)
+    return response
 
 
 def documented_by(decorate: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -102,8 +123,21 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 described[method].setdefault("errors", []).append(errors.NotFound)
 
     def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[[F], F]:
-        decorator: Callable[[F], F] = super().response(status_code, schema, **kwargs)
-        return decorator
+        """Dump what a view returns, and document it.
+
+        A view returns a result, or a tuple of a result and a status or headers, or a response.
+        """
+        document = documented_by(super().response(status_code, schema, **kwargs))
+        dump = None if schema is None else dumper(instance_of(schema))
+
+        def decorator(view: Callable[..., Any]) -> Callable[..., Any]:
+            @wraps(view)
+            def wrapper(*args: Any, **kwargs: Any) -> Response:
+                return respond(view(*args, **kwargs), status_code, dump)
+
+            return document(wrapper)
+
+        return decorator  # type: ignore[return-value]
 
     def other_response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Callable[[F], F]:
         """Document another response of a view."""
@@ -113,14 +147,17 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return documented_by(super().doc(**description))
 
     def arguments(self, schema: type[Schema] | Schema, **kwargs: Any) -> Callable[[F], F]:
-        decorate = super().arguments(schema, **kwargs)
+        """Load the body, or another ``location``, with a schema, and pass the result to the view."""
+        # An instance, because webargs would build one of a class for each request.
+        loader, location = instance_of(schema), kwargs.get("location", "json")
+        document = documented_by(super().arguments(loader, **kwargs))
 
         def decorator(view: F) -> F:
-            decorated = decorate(view)
+            decorated: Any = document(self.ARGUMENTS_PARSER.use_args(loader, location=location)(view))
             # Replaced by the more detailed documentation of the common errors.
             decorated._apidoc["arguments"].pop("responses")  # noqa: SLF001
-            if kwargs.get("location") == "query":
-                setattr(decorated, QUERY, schema if isinstance(schema, type) else type(schema))
+            if location == "query":
+                setattr(decorated, QUERY, type(loader))
             result: F = decorated
             return result
 
@@ -152,12 +189,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return decorator
 
     def records(
-        self, body: type[Schema], recorded: Recorded[T], *, body_required: bool = True
+        self, body: type[Schema], recorded: Recorded[T], *, body_required: bool = True, one_statement: bool = False
     ) -> Callable[[Callable[..., T]], Callable[..., Response]]:
         """Run a view that records movements in one unit of work. The view gets the loaded body and the ``key``.
 
         If an earlier request used the key, its result is returned again. With ``dry_run`` the result is returned
-        without ids, and rolled back.
+        without ids, and rolled back. With ``one_statement`` the view changes data with one statement only.
         """
 
         def decorator(view: Callable[..., T]) -> Callable[..., Response]:
@@ -167,7 +204,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 if query["dry_run"]:
                     return recorded.without_ids(run(partial(view, data, **path, key=None), dry_run=True)), 200
                 work = partial(view, data, **path, key=key)
-                result = run(lambda: once(key, work, recorded.replay))
+                unit = partial(run, work, one_statement=one_statement, has_one_effect=key is not None)
+                result = unless_done(key, unit, recorded.replay)
                 return result, {"Location": recorded.location(result)}
 
             keyed: Any = annotated(wrapper, headers=[IDEMPOTENCY_KEY], errors=ON_KEY)

@@ -55,9 +55,20 @@ def condition() -> Condition:
     return Condition(frozenset(tag for tag in tags.as_set(include_weak=True) if tag))
 
 
+def is_current(tag: str) -> bool:
+    """Whether the client has the current representation: If-None-Match contains its tag (RFC 9110 section 13.1.2)."""
+    sent = flask.request.if_none_match
+    return sent.star_tag or sent.contains_weak(tag)
+
+
+def not_modified(tag: str) -> Response:
+    return flask.Response(status=304, headers=etag(tag))
+
+
 def answer_conditionally(response: Response) -> Response:
     """Return 304 if If-None-Match contains the current tag (RFC 9110 section 13.1.2). Reads ignore If-Match."""
-    if response.status_code == 200 and "ETag" in response.headers:
+    sent = "If-None-Match" in flask.request.headers
+    if sent and response.status_code == 200 and "ETag" in response.headers:
         environ = {name: value for name, value in flask.request.environ.items() if name != "HTTP_IF_MATCH"}
         return response.make_conditional(environ)
     return response

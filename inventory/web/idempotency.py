@@ -5,8 +5,9 @@ constraint and in the same transaction. A repeated request gets its response fro
 they do not contain is stored separately. A rejected request stores nothing, so it can be retried with its key. Follows
 draft-ietf-httpapi-idempotency-key-header-07.
 
-``records`` in web/api.py calls ``once``, and so do the product routes and the import. Each domain rebuilds its response
-with a ``replay`` function.
+Most requests store their key whenever they succeed. They try first, without looking for the key: the unique constraint
+decides, and only a request that fails looks (``unless_done``). A request that may succeed without storing its key has
+to look first (``once``). Each domain rebuilds its response with a ``replay`` function.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import flask
 import orjson
-from sqlalchemy import insert, literal, select, union_all
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import bindparam, insert, literal, select, union_all
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from inventory import errors
-from inventory.database.base import db
-from inventory.database.engines import advisory_lock
+from inventory.database.base import db, execute, fetch_one, fetch_value
+from inventory.database.engines import advisory_lock, is_locked
+from inventory.database.query import Query
 from inventory.models.transaction import Batch, StoredResponse, Transaction
 
 if TYPE_CHECKING:
@@ -42,6 +44,19 @@ QUOTED = re.compile(r'"([!#-\[\]-~]{1,255})"')
 WAITED_TOO_LONG = {"55P03", "57014"}
 
 
+NO_ROW, NO_BATCH = literal(0, Transaction.id.type), literal("", Batch.id.type)
+KEY = bindparam("key", type_=Transaction.idempotency_key.type)
+CLIENT = bindparam("client", type_=Transaction.client.type)
+FIND = Query(
+    union_all(
+        select(Transaction.id.label("transaction_id"), NO_BATCH.label("batch_id"), Transaction.fingerprint).where(
+            Transaction.idempotency_key == KEY, Transaction.client == CLIENT
+        ),
+        select(NO_ROW, Batch.id, Batch.fingerprint).where(Batch.idempotency_key == KEY, Batch.client == CLIENT),
+    )
+)
+
+
 class Earlier(NamedTuple):
     """What an earlier request wrote: a row of the ledger, or a batch; the other one is 0 or empty."""
 
@@ -58,6 +73,11 @@ class RequestKey:
     key: str
     fingerprint: str
     replayed: bool = False
+
+    @property
+    def lock(self) -> str:
+        """The name of its advisory lock, which the triggers of migration 0007 take, too."""
+        return f"{self.client}/{self.key}"
 
     def columns(self) -> dict[str, str]:
         """The columns in which the ledger stores it."""
@@ -119,10 +139,35 @@ def mark_replay(response: Response) -> Response:
     return response
 
 
+def unless_done(key: RequestKey | None, work: Callable[[], T], replay: Callable[[Earlier], T]) -> T:
+    """Do ``work`` in its own transaction. If it fails because it is done already, ``replay`` what it wrote.
+
+    The work must store the key whenever it succeeds. Every failure can be due to an earlier request with this key, such
+    as a sale that is refused because the first one took the last units. Raises IdempotencyKeyReused if the earlier
+    request was different, and IdempotencyInProgress if it is not finished after too long a wait.
+    """
+    if key is None:
+        return work()
+    try:
+        return work()
+    except (errors.ServiceError, DBAPIError) as error:
+        earlier = recall(key)
+        if earlier is not None:
+            return replay(earlier)
+        if is_in_progress(key, error):
+            raise errors.IdempotencyInProgress from None
+        raise
+
+
+def is_in_progress(key: RequestKey, error: Exception) -> bool:
+    """Whether a request waited too long, and another one with its key is still being processed."""
+    return waited_too_long(error) and bool(fetch_value(is_locked(key.lock)))
+
+
 def once(key: RequestKey | None, work: Callable[[], T], replay: Callable[[Earlier], T]) -> T:
     """Do ``work``, or ``replay`` what an earlier request with this key wrote. Call it in a unit of work.
 
-    Raises what ``claim`` raises.
+    Looks for the key first, because the work may succeed without storing it. Raises what ``claim`` raises.
     """
     earlier = claim(key)
     return work() if earlier is None else replay(earlier)
@@ -153,29 +198,26 @@ def recall(request_key: RequestKey | None) -> Earlier | None:
 
 def lock_key(request_key: RequestKey) -> None:
     try:
-        advisory_lock(db.session(), f"{request_key.client}\0{request_key.key}")
+        advisory_lock(db.session(), request_key.lock)
     except OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) in WAITED_TOO_LONG:
+        if waited_too_long(error):
             raise errors.IdempotencyInProgress from None
         raise
 
 
+def waited_too_long(error: Exception) -> bool:
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) in WAITED_TOO_LONG
+
+
 def find(request_key: RequestKey) -> Earlier | None:
-    no_row, no_batch = literal(0, Transaction.id.type), literal("", Batch.id.type)
-    rows = select(Transaction.id.label("transaction_id"), no_batch.label("batch_id"), Transaction.fingerprint)
-    batches = select(no_row, Batch.id, Batch.fingerprint)
-    found = union_all(
-        rows.where(Transaction.idempotency_key == request_key.key, Transaction.client == request_key.client),
-        batches.where(Batch.idempotency_key == request_key.key, Batch.client == request_key.client),
-    )
-    row = db.session.execute(found).one_or_none()
+    row = fetch_one(FIND, {"client": request_key.client, "key": request_key.key})
     return None if row is None else Earlier(*row)
 
 
 def store_response(transaction_id: int, body: str) -> None:
     """Store the response to the request that wrote this row, if it cannot be rebuilt from the ledger."""
-    db.session.execute(insert(StoredResponse).values(transaction_id=transaction_id, body=body))
+    execute(insert(StoredResponse).values(transaction_id=transaction_id, body=body))
 
 
 def stored_response(transaction_id: int) -> str:
-    return db.session.scalars(select(StoredResponse.body).where(StoredResponse.transaction_id == transaction_id)).one()
+    return str(fetch_value(select(StoredResponse.body).where(StoredResponse.transaction_id == transaction_id)))

@@ -27,6 +27,7 @@ from tests.builders import (
     transaction,
 )
 from tests.conftest import on_postgresql, on_sqlite
+from tests.statements import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,16 +178,13 @@ def meanwhile(app: Flask, table: str, work: Callable[[], object]) -> Iterator[No
     """Run ``work`` in another thread, to its end, after the first statement that reads from ``table``."""
     pending = [work]
 
-    def intervene(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+    def intervene(statement: str, _parameters: Any) -> None:
         if pending and f"FROM {table}" in statement:
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(pending.pop()).result()
 
-    with app.app_context():
-        engine = db.engine
-    event.listen(engine, "after_cursor_execute", intervene)
-    yield
-    event.remove(engine, "after_cursor_execute", intervene)
+    with watched(app, after=intervene):
+        yield
     assert not pending
 
 

@@ -158,7 +158,7 @@ def end_connections(app: Flask) -> None:
 @contextmanager
 def held_for_writing(app: Flask) -> Iterator[None]:
     """Another writer that does not end. It holds SQLite's write lock; on PostgreSQL it locks the tables."""
-    with engine_of(app).connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+    with engine_of(app).connect().execution_options(**WRITE) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE categories, products IN EXCLUSIVE MODE"))
         yield
@@ -198,7 +198,7 @@ def test_writes_succeed_once_lock_is_released(impatient_app: Flask) -> None:
 @on_postgresql
 def test_locked_product_does_not_block_others(impatient_app: Flask) -> None:
     client = impatient_app.test_client()
-    with engine_of(impatient_app).connect() as connection, connection.begin():
+    with engine_of(impatient_app).connect().execution_options(**WRITE) as connection, connection.begin():
         connection.execute(text("SELECT id FROM products WHERE id = 1 FOR UPDATE"))
         locked = client.post("/transactions", json={"product_id": 1, "transaction_type": "sale", "quantity": 1})
         other = client.post("/transactions", json={"product_id": 2, "transaction_type": "sale", "quantity": 1})
@@ -295,7 +295,8 @@ def test_violated_constraint_returns_its_mapped_error(app: Flask, client: FlaskC
     @app.post("/copy")
     @unit_of_work
     def copy() -> str:
-        newest = select(table).order_by(table.c.created_at.desc()).limit(1)
+        stored = [column for column in table.c if column.computed is None]
+        newest = select(*stored).order_by(table.c.created_at.desc()).limit(1)
         row = db.session.execute(newest).mappings().one()
         db.session.execute(insert(table).values({**row, **changes}))
         return "not refused"

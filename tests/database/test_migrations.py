@@ -17,7 +17,7 @@ from tests.builders import assert_ledger_is_consistent, body, error_of, listed, 
 from tests.pollers import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from flask import Flask
 
@@ -32,6 +32,7 @@ STRUCTURE = {
             FROM pg_constraint WHERE connamespace = 'public'::regnamespace
         UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
         UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+            AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')  -- of an extension
         UNION ALL SELECT 'column', table_name || '.' || column_name,
             concat_ws(' ', data_type, character_maximum_length, is_nullable, column_default, collation_name)
             FROM information_schema.columns WHERE table_schema = 'public'
@@ -69,6 +70,11 @@ def structure(app: Flask) -> Structure:
         )
 
 
+def is_optional(name: str | None) -> bool:
+    """Whether it depends on the extension pg_trgm, so that only migrations know whether it can be created."""
+    return name is not None and name.endswith("_trigrams")
+
+
 def stock_up(app: Flask) -> None:
     """A product with some history."""
     client = app.test_client()
@@ -102,8 +108,9 @@ def test_each_downgrade_reverts_its_upgrade(fresh: Flask, engine_name: str) -> N
 
 
 def test_upgrade_adds_existing_products_to_the_feed(fresh: Flask) -> None:
-    upgrade(fresh, "0004")
+    upgrade(fresh)
     stock_up(fresh)
+    downgrade(fresh, "0004")
     upgrade(fresh)
     client = fresh.test_client()
     poller = Poller(client, "/products/feed")
@@ -141,12 +148,12 @@ def test_downgrade_refused_with_ledger_rows(fresh: Flask) -> None:
 
 
 def test_downgrade_refused_with_stored_responses(fresh: Flask) -> None:
-    upgrade(fresh, "0006")
+    upgrade(fresh)
     client = fresh.test_client()
     bolt = product(client)["id"]
     client.put(f"/products/{bolt}", json={"quantity_on_hand": 4}, headers={"Idempotency-Key": "k"})
     with nothing_changes(fresh), pytest.raises(SystemExit, match="stored responses to requests with a key"):
-        downgrade(fresh)
+        downgrade(fresh, "0005")
 
 
 def test_failed_migration_is_rolled_back(fresh: Flask) -> None:
@@ -172,7 +179,8 @@ def test_offline_sql_creates_the_same_schema(fresh: Flask, app: Flask, capsys: p
 
 def test_models_match_the_migrated_tables(app: Flask) -> None:
     with app.app_context(), db.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_name": lambda name, _kind, _parents: not is_optional(name)}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -186,12 +194,20 @@ def test_models_create_the_same_tables_as_migrations(fresh: Flask, app: Flask) -
 
     def tables_and_indexes(app: Flask) -> Structure:
         return [
-            (kind, name, sorted(line.rstrip(", ") for line in lines))
+            (kind, name, sorted(parts_of(lines)))
             for kind, name, lines in structure(app)
-            if kind not in {"trigger", "function"}
+            if kind not in {"trigger", "function"} and not is_optional(name)
         ]
 
     assert tables_and_indexes(fresh) == tables_and_indexes(app)
+
+
+def parts_of(lines: Sequence[str]) -> Iterator[str]:
+    """Columns and constraints. SQLite adds a column to the last line, and can add only virtual ones."""
+    for line in lines:
+        for part in line.split(", is_low") if ", is_low" in line else [line]:
+            name = "is_low" if part.startswith(" BOOLEAN GENERATED") else ""
+            yield f"{name}{part}".rstrip(", ").removesuffix(" STORED")
 
 
 def test_every_foreign_key_has_an_index() -> None:

@@ -82,7 +82,10 @@ REJECTED_ON_SQLITE = {
     "replacing a product's id": "UPDATE OR REPLACE products SET id = 1 WHERE sku = 'NUT'",
     "replacing another category": "UPDATE OR REPLACE categories SET name_folded = 'full' WHERE name = 'Empty'",
     "replacing a category's id": "UPDATE OR REPLACE categories SET id = 1 WHERE name = 'Empty'",
-    "replacing products": "REPLACE INTO products SELECT * FROM products WHERE sku = 'NUT'",
+    "replacing products": "REPLACE INTO products"
+    " (id, sku, sku_folded, name, name_folded, price, category_id, created_at, updated_at)"
+    " SELECT id, sku, sku_folded, name, name_folded, price, category_id, created_at, updated_at"
+    " FROM products WHERE sku = 'NUT'",
     "replacing products by SKU": "REPLACE INTO products"
     " (sku, sku_folded, name, name_folded, price, category_id, created_at, updated_at)"
     " SELECT sku, sku_folded, 'X', 'x', price, category_id, created_at, updated_at FROM products",

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from inventory import create_app
 from inventory.database import postgresql
-from inventory.database.base import db
+from inventory.database.base import db, engine_of
 from inventory.database.errors import from_database
 from inventory.database.unit_of_work import ATTEMPTS, unit_of_work
 from inventory.errors import InsufficientStock
 from inventory.models.category import Category
 from inventory.transactions.service import Movement, record
 from tests.builders import assert_ledger_is_consistent, category, contents, error_of, listed, nothing_changes, product
-from tests.conftest import on_postgresql
+from tests.conftest import on_postgresql, on_sqlite
 from tests.postgresql import await_blocked
+from tests.reliability.proxy import CommitDropper
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flask import Flask
     from flask.testing import FlaskClient
 
@@ -176,31 +181,91 @@ def test_write_on_dead_connection_is_retried(app: Flask, client: FlaskClient, da
 
 
 @on_postgresql
-def test_read_on_dead_connection_returns_503(
+def test_read_on_dead_connection_uses_a_new_one(
     client: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "ASSUMED_ALIVE_SECONDS", 3_600)
     assert listed(client.get("/products")) == []
     terminate_connections(database_url)
+    assert listed(client.get("/products")) == []
+
+
+@on_postgresql
+def test_connection_lost_during_read_returns_503(app: Flask, client: FlaskClient, database_url: str) -> None:
+    engine = engine_of(app)
+    cut: list[bool] = []
+
+    def terminate(*_arguments: object) -> None:
+        if not cut:
+            cut.append(True)
+            terminate_connections(database_url)
+
+    # After the connection has been found to be alive.
+    event.listen(engine, "checkout", terminate)
     response = client.get("/products")
+    event.remove(engine, "checkout", terminate)
     assert error_of(response) == (503, "database_unavailable")
     assert response.headers["Retry-After"].isdecimal()
     assert listed(client.get("/products")) == []
 
 
+@pytest.fixture
+def dropper(database_url: str) -> Iterator[CommitDropper]:
+    """A proxy in front of PostgreSQL that drops the connection at the next commit, once ``wanted`` is 1."""
+    address = make_url(database_url)
+    with CommitDropper((address.host or "127.0.0.1", address.port or 5432), one_in=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def via_proxy(dropper: CommitDropper, database_url: str) -> Iterator[FlaskClient]:
+    """A client of an application that reaches the database through the proxy."""
+    url = make_url(database_url).set(host="127.0.0.1", port=dropper.port)
+    url = url.update_query_dict({"sslmode": "disable", "gssencmode": "disable"})
+    proxied = create_app({"DATABASE_URL": url.render_as_string(hide_password=False)})
+    yield proxied.test_client()
+    with proxied.app_context():
+        db.engine.dispose()
+
+
 @on_postgresql
-def test_commit_with_unknown_outcome_is_not_retried(app: Flask, client: FlaskClient, database_url: str) -> None:
-    attempts: list[int] = []
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("earlier_sales", [0, 8], ids=["unprepared", "prepared"])
+def test_connection_lost_at_single_statement_leaves_nothing_half_done(
+    app: Flask, dropper: CommitDropper, via_proxy: FlaskClient, when: str, earlier_sales: int
+) -> None:
+    """The movement is recorded completely or not at all. Without a key the client is told that this is unknown."""
+    bolt = product(via_proxy, quantity_on_hand=20)["id"]
+    for _sale in range(earlier_sales):
+        assert via_proxy.post("/transactions", json=sale(bolt)).status_code == 201
+    dropper.turns, dropper.wanted = cycle([when]), 1
+    response = via_proxy.post("/transactions", json=sale(bolt))
+    assert error_of(response) == (503, "database_unavailable")
+    assert dropper.dropped == {when: 1}
+    assert len(listed(via_proxy.get("/transactions"))) == 1 + earlier_sales + (when == "after")
+    assert_ledger_is_consistent(app)
 
-    @unit_of_work
-    def work() -> None:
-        attempts.append(1)
-        db.session.add(Category(name="Tools"))
-        db.session.flush()
-        terminate_connections(database_url)
 
-    with app.app_context(), pytest.raises(DBAPIError) as raised:
-        work()
-    assert from_database(raised.value).slug == "database_unavailable"
-    assert len(attempts) == 1
-    assert listed(client.get("/categories")) == []
+@on_postgresql
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("path", ["/transactions", "/transactions/batch"])
+def test_connection_lost_at_commit_is_retried_with_a_key(
+    app: Flask, dropper: CommitDropper, via_proxy: FlaskClient, when: str, path: str
+) -> None:
+    bolt = product(via_proxy, quantity_on_hand=5)["id"]
+    body: Any = sale(bolt) if path == "/transactions" else [sale(bolt)]
+    dropper.turns, dropper.wanted = cycle([when]), 1
+    response = via_proxy.post(path, json=body, headers={"Idempotency-Key": "k"})
+    assert response.status_code == 201
+    assert dropper.dropped == {when: 1}
+    assert ("Idempotent-Replayed" in response.headers) == (when == "after")
+    assert len(listed(via_proxy.get("/transactions"))) == 2
+    assert_ledger_is_consistent(app)
+
+
+@on_sqlite
+def test_movement_outside_a_unit_of_work_is_refused(app: Flask, client: FlaskClient) -> None:
+    """On SQLite it takes two statements. Each would be committed by itself."""
+    bolt = product(client, quantity_on_hand=5)["id"]
+    with nothing_changes(app), app.app_context(), pytest.raises(RuntimeError, match="unit of work"):
+        record(bolt, Movement("sale", 1))

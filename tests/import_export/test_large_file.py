@@ -17,7 +17,7 @@ from inventory.database.base import count_rows, db
 from inventory.database.types import fold
 from inventory.database.unit_of_work import unit_of_work
 from inventory.models.product import Product
-from inventory.transactions.service import PRODUCTS
+from inventory.transactions.statements import PRODUCTS
 from tests.commands import flask
 from tests.import_export.files import COLUMNS
 

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import text
 
 from inventory import create_app
-from inventory.database.base import db
+from inventory.database.base import db, fetch_all
 from inventory.database.sqlite import driver as sqlite3
+from inventory.database.unit_of_work import run
 from inventory.transactions import service as ledger
 from inventory.transactions.service import Movement
 from tests.builders import body, category, contents, error_of, insert_products, listed, product, transaction
@@ -174,12 +175,17 @@ def test_sale_updates_no_index(app: Flask, client: FlaskClient) -> None:
     """Every sale is a heap-only (HOT) update of the product, which needs no new index entries."""
     bolt = product(client, quantity_on_hand=100)["id"]
     counts = "pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_hot_updated(oid)"
-    with app.app_context():
+    statement = text(f"SELECT {counts} FROM pg_class WHERE relname = 'products'")
+
+    def sell() -> list[int]:
+        before = fetch_all(statement)[0]
         for _sale in range(8):
             ledger.record(bolt, Movement("sale", 1))
-        updated, in_place = db.session.execute(text(f"SELECT {counts} FROM pg_class WHERE relname = 'products'")).one()
-        db.session.commit()
-    assert updated == in_place >= 8
+        after = fetch_all(statement)[0]
+        return [new - old for old, new in zip(before, after, strict=True)]
+
+    with app.app_context():
+        assert run(sell) == [8, 8]
 
 
 # Changes by other clients

@@ -1,7 +1,7 @@
-"""A proxy in front of PostgreSQL that drops connections at the worst time: during COMMIT.
+"""A proxy in front of PostgreSQL that drops connections at the worst time: during a commit.
 
-It recognises COMMIT and its completion in the protocol
-(https://www.postgresql.org/docs/current/protocol-message-formats.html), so the connections must not be encrypted.
+That is a COMMIT, or a movement that is a transaction by itself. The proxy recognises them and their completion in the
+protocol (https://www.postgresql.org/docs/current/protocol-message-formats.html), so connections must not be encrypted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socketserver
 import threading
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import cycle
 from random import Random
 from typing import IO, TYPE_CHECKING, Self
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 # As a simple query, which psycopg uses, and as an unnamed prepared statement.
 COMMIT_MESSAGES = (b"Q\x00\x00\x00\x0bCOMMIT\x00", b"P\x00\x00\x00\x0e\x00COMMIT\x00\x00\x00")
-COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
+BEGIN_MESSAGE = b"Q\x00\x00\x00\x0aBEGIN\x00"
+COMPLETIONS = (b"C\x00\x00\x00\x0bCOMMIT\x00", b"C\x00\x00\x00\x0fINSERT 0 ")
+PARSE, BIND, EXECUTE = b"P", b"B", b"E"
 
 
 class CommitDropper(socketserver.ThreadingTCPServer):
-    """Drops the connection at about every ``one_in``-th COMMIT, ``wanted`` times, in turn ``before`` and ``after`` it.
+    """Drops the connection at about every ``one_in``-th commit, ``wanted`` times, in turn ``before`` and ``after`` it.
 
-    ``before``: the server never receives the COMMIT. ``after``: it has completed it, and the response is lost.
+    ``before``: the server never receives it. ``after``: it has completed it, and the response is lost.
     """
 
     daemon_threads = True
@@ -48,12 +51,17 @@ class CommitDropper(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def decide(self) -> str | None:
-        """What to do with the next COMMIT: drop the connection before it, after it, or (None) forward it."""
+        """What to do with the next commit: drop the connection before it, after it, or (None) forward it."""
         with self.lock:
             if self.planned == self.wanted or self.random.randrange(self.one_in):
                 return None
             self.planned += 1
             return next(self.turns)
+
+    def postpone(self) -> None:
+        """Drop another connection instead."""
+        with self.lock:
+            self.planned -= 1
 
     def count(self, kind: str) -> None:
         with self.lock:
@@ -90,9 +98,10 @@ class Connection(socketserver.BaseRequestHandler):
                 responses.join()
 
     def forward_messages(self) -> None:
+        session = Session()
         with self.request.makefile("rb") as stream:
             for message in messages(stream):
-                turn = self.server.decide() if message in COMMIT_MESSAGES else None
+                turn = self.server.decide() if session.commits(message) else None
                 if turn == "before":
                     self.server.count(turn)
                     return
@@ -104,9 +113,12 @@ class Connection(socketserver.BaseRequestHandler):
         try:
             while data := self.upstream.recv(65536):
                 if self.drop_after_commit.is_set():
-                    assert COMMITTED in data
-                    self.server.count("after")
-                    break
+                    if any(completion in data for completion in COMPLETIONS):
+                        self.server.count("after")
+                        break
+                    # A refused movement, or one whose key is taken: nothing was committed.
+                    self.drop_after_commit.clear()
+                    self.server.postpone()
                 self.request.sendall(data)
         except OSError:
             pass
@@ -117,6 +129,31 @@ class Connection(socketserver.BaseRequestHandler):
         for end in (self.request, self.upstream):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class Session:
+    """What a client has told the server so far: its prepared statements, and whether a transaction has begun."""
+
+    statements: dict[bytes, bytes] = field(default_factory=dict)
+    bound: bytes = b""
+    in_transaction: bool = False
+
+    def commits(self, message: bytes) -> bool:
+        """Whether a message makes the server commit a movement."""
+        kind, content = message[:1], message[5:]
+        if kind == PARSE:
+            name, query, _types = content.split(b"\0", 2)
+            self.statements[name] = query
+        elif kind == BIND:
+            _portal, name, _values = content.split(b"\0", 2)
+            self.bound = self.statements[name]
+        elif (kind == EXECUTE and self.bound == b"BEGIN") or message == BEGIN_MESSAGE:
+            self.in_transaction = True
+        elif message in COMMIT_MESSAGES or (message.startswith(b"Q") and b"ROLLBACK" in message):
+            self.in_transaction = False
+            return message in COMMIT_MESSAGES
+        return kind == EXECUTE and not self.in_transaction and b"INSERT INTO transactions" in self.bound
 
 
 def messages(stream: IO[bytes]) -> Iterator[bytes]:

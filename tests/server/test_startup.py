@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from inventory import create_app
 from inventory.config import load
 from inventory.database.base import db
-from inventory.database.engines import begin_migration
+from inventory.database.engines import WRITE, begin_migration
 from inventory.errors import ConfigError
 from tests.conftest import ENGINES
 from tests.servers import ROOT, Gunicorn, checkout, free_port
@@ -128,7 +128,7 @@ def test_concurrent_upgrades_all_succeed(empty_database_url: str) -> None:
 def test_migration_is_exempt_from_the_statement_timeout(database_url: str) -> None:
     app = create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 1_000})
     with app.app_context():
-        with db.engine.begin() as connection:
+        with db.engine.connect().execution_options(**WRITE) as connection, connection.begin():
             begin_migration(connection)
             connection.execute(select(func.pg_sleep(1.2)))
         db.engine.dispose()

@@ -209,7 +209,7 @@ def key_in_progress(app: Flask, key: str) -> Iterator[None]:
     """A database transaction that holds the lock of a key, as a request does while it is processed."""
     with app.app_context():
         begin_write(db.session())
-        advisory_lock(db.session(), f"\0{key}")
+        advisory_lock(db.session(), f"/{key}")
         yield
         db.session.rollback()
 

@@ -5,7 +5,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import update
 
 from inventory.database.base import db
 from inventory.database.unit_of_work import unit_of_work
@@ -23,6 +23,7 @@ from tests.builders import (
     transaction,
 )
 from tests.conftest import on_postgresql
+from tests.statements import watched
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -362,16 +363,15 @@ def test_transaction_is_recorded_when_stock_changes_during_rejection(
     def move() -> None:
         arrived.append(transaction(app.test_client(), bolt["id"], *meanwhile))
 
-    def move_after_the_check(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        if statement.startswith("UPDATE products") and not arrived:
+    def move_after_the_check(statement: str, _parameters: object) -> None:
+        if "UPDATE products" in statement and not arrived:
             arrived.append({})
             movement = Thread(target=move)
             movement.start()
             movement.join()
 
-    with app.app_context():
-        event.listen(db.engine, "after_cursor_execute", move_after_the_check)
-    row = transaction(client, bolt["id"], *wanted)
+    with watched(app, after=move_after_the_check):
+        row = transaction(client, bolt["id"], *wanted)
     assert len(arrived) == 2
     assert (row["seq"], row["balance_after"]) == (3, balance)
     assert_ledger_is_consistent(app)

@@ -11,6 +11,7 @@ from inventory.database.base import db
 from inventory.database.unit_of_work import unit_of_work
 from inventory.transactions import batches, queries, service
 from inventory.transactions.service import Movement
+from inventory.transactions.statements import LEDGER
 from tests.builders import assert_ledger_is_consistent, listed, nothing_changes, product
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def adjust_each(units: dict[int, int], reason: str) -> None:
 def rows_of(app: Flask, product_id: int) -> list[dict[str, Any]]:
     with app.app_context():
         rows = queries.select_rows({"product_id": product_id}).add_columns(
-            service.LEDGER.c.crossed, service.LEDGER.c.client, service.LEDGER.c.xid > 0
+            LEDGER.c.crossed, LEDGER.c.client, LEDGER.c.xid > 0
         )
-        return [dict(row) for row in db.session.execute(rows.order_by(service.LEDGER.c.seq)).mappings()]
+        return [dict(row) for row in db.session.execute(rows.order_by(LEDGER.c.seq)).mappings()]
 
 
 @pytest.mark.parametrize("reason", ["opening", "count"])

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, insert, text
+from sqlalchemy import insert, text
 
 from inventory.database.base import db
 from inventory.database.engines import begin_write
 from inventory.models.transaction import Transaction
 from tests.builders import body, category, error_of, invalid_fields, listed, product, transaction, unprotected
+from tests.statements import watched
 from tests.transactions.endpoints import line
 
 if TYPE_CHECKING:
@@ -205,15 +206,8 @@ def statements(app: Flask) -> Iterator[list[tuple[str, Any]]]:
     """Record the statements sent to the database, with their parameters."""
     seen: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        seen.append((statement, parameters))
-
-    with app.app_context():
-        event.listen(db.engine, "before_cursor_execute", note)
-        try:
-            yield seen
-        finally:
-            event.remove(db.engine, "before_cursor_execute", note)
+    with watched(app, before=lambda statement, parameters: seen.append((statement, parameters))):
+        yield seen
 
 
 def explain(app: Flask, statement: str, parameters: Any) -> Any:
