@@ -84,7 +84,7 @@ def test_health_returns_ok_with_database_and_pool(client: FlaskClient, engine_na
     health = body(answer)
     assert (answer.status_code, health["status"]) == (200, "ok")
     assert health["database"].startswith({"sqlite": "SQLite 3.", "postgresql": "PostgreSQL "}[engine_name])
-    assert 1 <= health["pool"]["in_use"] <= health["pool"]["size"] == 8
+    assert 1 <= health["pool"]["in_use"] <= health["pool"]["size"] == 4
     assert body(client.get("/health/live")) == {"status": "ok"}
 
 

@@ -28,6 +28,7 @@ LAYERS = (
     ("models",),
     ("database",),
     ("config",),
+    ("dumper",),
     ("fields", "errors"),
 )
 LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}

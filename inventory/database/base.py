@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flask import Flask
-    from sqlalchemy import URL, Engine, Executable, Select
+    from sqlalchemy import URL, Connection, Engine, Executable, Select
 
     Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -83,13 +83,27 @@ def open_first_connection(app: Flask) -> None:
     engines.open_first_connection(engine_of(app))
 
 
-def in_transaction() -> bool:
-    """Whether a unit of work or a snapshot has begun."""
-    return db.session.registry.has() and db.session().in_transaction()
+def transaction() -> Connection | None:
+    """The connection of the unit of work or the snapshot, if one has begun.
+
+    The session alone does not know: SQLAlchemy also "begins" in AUTOCOMMIT mode.
+    """
+    if not (db.session.registry.has() and db.session().in_transaction()):
+        return None
+    current = db.session().connection()
+    return current if engines.TRANSACTION in current.get_execution_options() else None
+
+
+def require_unit_of_work() -> None:
+    """Raise RuntimeError outside a unit of work, where each of several statements would be committed by itself."""
+    current = transaction()
+    if current is None or current.get_execution_options()[engines.TRANSACTION] != "write":
+        raise RuntimeError("this needs a unit of work")
 
 
 def execute(statement: Executable, parameters: Parameters | None = None) -> None:
-    """Execute a statement that returns no rows, in the unit of work."""
+    """Execute a statement that returns no rows, in the unit of work. Raises RuntimeError outside one."""
+    require_unit_of_work()
     db.session().connection().execute(statement, parameters)
 
 
@@ -98,7 +112,7 @@ def fetch_all(statement: Query | Executable, parameters: Mapping[str, object] | 
 
     In a unit of work or a snapshot it is part of that transaction. Otherwise it is a transaction by itself.
     """
-    within = db.session().connection() if in_transaction() else None
+    within = transaction()
     if isinstance(statement, Query) and (plan := statement.plan(db.engine.dialect)):
         return plan.execute(db.engine, parameters or {}, within)
     if within is not None:

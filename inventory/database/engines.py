@@ -63,6 +63,7 @@ def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
         sqlite.configure(engine, busy_timeout_ms)
     else:
         postgresql.replace_dead_connections(engine)
+        postgresql.replace_outdated_connections(engine)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -33,7 +33,7 @@ BY_CONSTRAINT: dict[str, type[ServiceError]] = {
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html. 55P03 lock_not_available,
 # 57014 query_canceled (statement_timeout), 40001 serialization_failure, 40P01 deadlock_detected,
-# 42P01 undefined_table, 42703 undefined_column, 53100 disk_full, 53300 too_many_connections,
+# 42P01 undefined_table, 42703 undefined_column, 42883 undefined_function, 53100 disk_full, 53300 too_many_connections,
 # 25006 read_only_sql_transaction.
 BY_SQLSTATE: dict[str, type[ServiceError]] = {
     "55P03": DatabaseBusy,
@@ -42,6 +42,7 @@ BY_SQLSTATE: dict[str, type[ServiceError]] = {
     "40P01": DatabaseBusy,
     "42P01": DatabaseNotMigrated,
     "42703": DatabaseNotMigrated,
+    "42883": DatabaseNotMigrated,
     "53100": StorageFull,
     "53300": DatabaseUnavailable,
     "25006": DatabaseNotWritable,

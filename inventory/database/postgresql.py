@@ -16,12 +16,14 @@ from sqlalchemy.exc import InvalidatePoolError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Engine, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
 IDLE_SINCE = "inventory_idle_since"
 ASSUMED_ALIVE_SECONDS = 1
+# feature_not_supported: "cached plan must not change result type". Nothing else here raises it.
+OUTDATED_PLAN = "0A000"
 BEGIN = {"write": "BEGIN", "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
@@ -69,13 +71,22 @@ def replace_dead_connections(engine: Engine) -> None:
     def ping(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
         now = time.monotonic()
         is_recent = now - record.info.get(IDLE_SINCE, now) < ASSUMED_ALIVE_SECONDS
-        if is_recent and not has_input(connection):
-            return
         try:
+            if is_recent and not has_input(connection):
+                return
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error:
             # The pool then discards all older connections and opens a new one.
             raise InvalidatePoolError from None
+
+
+def replace_outdated_connections(engine: Engine) -> None:
+    """Treat a connection with an outdated prepared statement as lost, so that the pool replaces all of them."""
+
+    @event.listens_for(engine, "handle_error")
+    def note_outdated(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == OUTDATED_PLAN:
+            context.is_disconnect = True
 
 
 def has_input(connection: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database import engines
+from inventory.database.postgresql import OUTDATED_PLAN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,23 @@ def compiled(statement: Any, dialect: Dialect) -> Plan | None:
 
 
 def fetch(engine: Engine, text: str, values: Any, within: Connection | None = None) -> Sequence[tuple[Any, ...]]:
-    """Execute a statement within a transaction, or alone on a connection of the pool, and return its rows."""
+    """Execute a statement within a transaction, or alone on a connection of the pool, and return its rows.
+
+    PostgreSQL refuses a prepared statement if a migration has changed the type of one of its columns. Then all
+    connections are replaced, and a statement alone is executed again.
+    """
+    try:
+        return fetch_once(engine, text, values, within)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != OUTDATED_PLAN:
+            raise
+        engine.dispose()
+        if within is not None:
+            raise
+        return fetch_once(engine, text, values, None)
+
+
+def fetch_once(engine: Engine, text: str, values: Any, within: Connection | None) -> Sequence[tuple[Any, ...]]:
     dialect, used = engine.dialect, None
     driver: Any = dialect.loaded_dbapi
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from inventory.database import engines
-from inventory.database.base import db
+from inventory.database import engines, postgresql
+from inventory.database.base import db, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ATTEMPTS = 5
-# 40001 serialization_failure and 40P01 deadlock_detected: the whole transaction has to be repeated.
-REPEATABLE_SQLSTATES = frozenset({"40001", "40P01"})
+# The whole transaction has to be repeated after 40001 serialization_failure, 40P01 deadlock_detected, and a prepared
+# statement that a migration has outdated.
+REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", postgresql.OUTDATED_PLAN})
 
 
 def init_app(app: Flask) -> None:
@@ -60,6 +61,8 @@ def run(
         committing = commits_itself
         try:
             if commits_itself:
+                if transaction() is not None:  # a snapshot, of which the statement must not become part
+                    db.session.rollback()
                 return work()
             engines.begin_write(db.session())
             result = work()

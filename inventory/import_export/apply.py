@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -152,14 +152,14 @@ def in_json(changes: Sequence[Change]) -> str:
     return f"[{','.join([change.content for change in changes])}]"
 
 
-@cache
+@lru_cache(maxsize=500)
 def insertion(columns: str) -> Insert:
     values = values_of(columns) | {"created_at": STATEMENT_TIME, "updated_at": STATEMENT_TIME}
     created = insert(PRODUCTS).from_select([*values], select(*values.values()).select_from(CHANGES))
     return created.returning(PRODUCTS.c.id, PRODUCTS.c.sku_folded)
 
 
-@cache
+@lru_cache(maxsize=500)
 def change_of_columns(columns: str) -> Update:
     changed = update(PRODUCTS).where(PRODUCTS.c.id == CHANGED_ID)
     return changed.values({**values_of(columns), "version": PRODUCTS.c.version + 1})

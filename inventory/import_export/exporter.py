@@ -9,6 +9,7 @@ import orjson
 
 from inventory.database.base import count_rows, db
 from inventory.database.engines import snapshot
+from inventory.dumper import dumper
 from inventory.import_export import cells
 from inventory.import_export.schemas import PRODUCT_COLUMNS
 from inventory.models.category import Category
@@ -55,7 +56,7 @@ def select_transactions(filters: Values) -> Select[Any]:
 def export_products(filters: Values, file_format: str) -> Iterator[bytes]:
     chunks = stream(select_products(filters))
     if file_format == "jsonl":
-        return json_lines(chunks, ProductOut(many=True))
+        return json_lines(chunks, ProductOut())
     return csv_lines(chunks, {name: name for name in PRODUCT_COLUMNS})
 
 
@@ -66,7 +67,7 @@ def export_price_list() -> Iterator[bytes]:
 
 def export_transactions(filters: Values, file_format: str) -> Iterator[bytes]:
     chunks = stream(select_transactions(filters))
-    schema = TransactionOut(many=True)
+    schema = TransactionOut()
     if file_format == "jsonl":
         return json_lines(chunks, schema)
     return csv_lines(chunks, {name: name for name in schema.fields})
@@ -107,5 +108,6 @@ def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def json_lines(chunks: Rows, schema: Schema) -> Iterator[bytes]:
+    dump = dumper(schema)
     for rows in chunks:
-        yield b"".join(orjson.dumps(record) + b"\n" for record in schema.dump(rows))
+        yield b"".join(orjson.dumps(record) + b"\n" for record in map(dump, rows))

@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy import bindparam, select
 
 from inventory import errors
-from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, in_transaction
+from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, require_unit_of_work
 from inventory.database.query import Query
 from inventory.database.types import Folded
 from inventory.fields import MAX_QUANTITY, MAX_STOCK
@@ -108,8 +108,8 @@ def execute_in_turn(
 
     Otherwise the rows are those of the ledger.
     """
-    if len(statements) > 1 and not in_transaction():
-        raise RuntimeError("a movement needs a unit of work")
+    if len(statements) > 1:
+        require_unit_of_work()
     rows: Sequence[tuple[Any, ...]] = ()
     for statement in statements:
         rows = fetch_all(statement, parameters)
@@ -130,6 +130,7 @@ def write_all(
     movements: Sequence[tuple[int, Movement]], batch_id: str, columns: Sequence[ColumnElement[Any]]
 ) -> Iterator[tuple[Any, ...]]:
     """Write the rows of movements. Yields the given columns of each, the id first, in the order of the movements."""
+    require_unit_of_work()
     for part in parts_without_repetition(movements):
         parameters = {"lines": in_json(part), "new_batch_id": batch_id}
         written = execute_in_turn(record_many(db.engine.dialect.name, *columns), parameters, len(part))
@@ -137,11 +138,13 @@ def write_all(
         yield from sorted(written, key=itemgetter(0))
 
 
-def refuse_others(movements: Iterable[tuple[int, Movement]], moved: Collection[int]) -> None:
+def refuse_others(movements: Sequence[tuple[int, Movement]], moved: Collection[int]) -> None:
     """Raise why a movement was not possible, if a product has not moved."""
     for product_id, movement in movements:
         if product_id not in moved:
             stock_after(movement, stock_of(product_id))
+    if len(moved) < len(movements):  # the product was not locked, and its stock has changed since
+        raise errors.DatabaseBusy
 
 
 def parts_without_repetition(movements: Sequence[tuple[int, Movement]]) -> Iterator[list[tuple[int, Movement]]]:
@@ -152,8 +155,7 @@ def parts_without_repetition(movements: Sequence[tuple[int, Movement]]) -> Itera
             yield list(part.items())
             part = {}
         part[product_id] = movement
-    if part:
-        yield list(part.items())
+    yield list(part.items())
 
 
 def in_json(movements: Sequence[tuple[int, Movement]]) -> str:

@@ -12,11 +12,11 @@ import flask_smorest
 
 from inventory import errors
 from inventory.database.unit_of_work import run
+from inventory.dumper import dumper
 from inventory.fields import MAX_ID, Flag, TextSchema
 from inventory.web import addresses
 from inventory.web.addresses import QUERY, IdConverter
 from inventory.web.conditional import answer_conditionally, condition
-from inventory.web.dumper import dumper
 from inventory.web.idempotency import idempotency_key, mark_replay, unless_done
 from inventory.web.openapi.operations import (
     HEADERS,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from marshmallow import Schema
 
     from inventory.database.keyset import Page
+    from inventory.dumper import Dump
     from inventory.fields import Values
-    from inventory.web.dumper import Dump
     from inventory.web.idempotency import Earlier
     from inventory.web.openapi.json_types import JsonObject
 

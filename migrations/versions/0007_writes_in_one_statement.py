@@ -69,6 +69,8 @@ WRITE_POSITION = """
 
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
+        # In the order in which requests lock them, so that the migrations do not deadlock with requests.
+        op.execute("LOCK TABLE products, batches, transactions IN ACCESS EXCLUSIVE MODE")
         op.execute(WRITE_POSITION)
     for table, other in OTHER.items():
         if op.get_context().dialect.name == "sqlite":

@@ -13,7 +13,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from inventory import MIGRATIONS, create_app
 from inventory.database.base import Base, db
+from inventory.database.engines import WRITE
 from tests.builders import assert_ledger_is_consistent, body, error_of, listed, nothing_changes, product, transaction
+from tests.conftest import on_postgresql
 from tests.pollers import Poller
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ def test_offline_sql_creates_the_same_schema(fresh: Flask, app: Flask, capsys: p
     upgrade(fresh, sql=True)
     script = capsys.readouterr().out
     assert structure(fresh) == []
-    with fresh.app_context(), db.engine.begin() as connection:
+    with fresh.app_context(), db.engine.connect().execution_options(**WRITE) as connection, connection.begin():
         for statement in script.split(";\n\n"):
             if statement.strip() not in {"", "BEGIN", "COMMIT"}:
                 connection.execute(text(statement.strip().replace(":", r"\:")))
@@ -231,3 +233,26 @@ def test_health_reports_the_database_revision(fresh: Flask) -> None:
         upgrade(fresh, revision)
     answer = client.get("/health")
     assert (answer.status_code, body(answer)["revision"]) == (200, REVISIONS[-1])
+
+
+@on_postgresql
+def test_upgrade_without_usable_trigrams_leaves_the_index_out(fresh: Flask) -> None:
+    """The extension is in a schema that the role does not search, as some providers install it."""
+    with fresh.app_context(), db.engine.connect() as connection:
+        connection.execute(text("CREATE SCHEMA extensions"))
+        connection.execute(text("CREATE EXTENSION pg_trgm SCHEMA extensions"))
+    upgrade(fresh)
+    assert not any(name.endswith("_trigrams") for _kind, name, _lines in structure(fresh))
+    stock_up(fresh)
+    client = fresh.test_client()
+    (bolt,) = listed(client.get("/products"))
+    assert listed(client.get("/products", query_string={"search": bolt["name"][1:4]})) == [bolt]
+
+
+@on_postgresql
+def test_service_on_an_earlier_schema_reports_the_missing_migration(fresh: Flask) -> None:
+    upgrade(fresh)
+    stock_up(fresh)
+    downgrade(fresh, "0006")
+    sale = {"product_id": 1, "transaction_type": "sale", "quantity": 1}
+    assert error_of(fresh.test_client().post("/transactions", json=sale)) == (503, "database_unavailable")

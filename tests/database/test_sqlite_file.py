@@ -20,6 +20,7 @@ from tests.commands import flask
 from tests.conftest import on_sqlite
 from tests.server.test_startup import SERVE, UPGRADE, run
 from tests.servers import Gunicorn
+from tests.statements import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,14 +178,13 @@ def test_write_returns_503_when_the_file_is_displaced_midway(
     sale = {"product_id": bolt, "transaction_type": "sale", "quantity": 1}
     key = {"Idempotency-Key": "k"}
     put_back: list[Callable[[], object]] = []
-    statements = engine_of(app)
 
-    def displace_once(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+    def displace_once(statement: str, _parameters: object) -> None:
         if "INSERT INTO transactions" in statement and not put_back:
             put_back.append(displace(database))
 
-    db.event.listen(statements, "after_cursor_execute", displace_once)
-    response = client.post("/transactions", json=sale, headers=key)
+    with watched(app, after=displace_once):
+        response = client.post("/transactions", json=sale, headers=key)
     assert error_of(response) == UNAVAILABLE
     assert "Retry with the same Idempotency-Key" in body(response)["message"]
     put_back[0]()

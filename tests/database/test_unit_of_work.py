@@ -13,12 +13,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from inventory import create_app
 from inventory.database import postgresql
-from inventory.database.base import db, engine_of
+from inventory.database.base import db, engine_of, fetch_value
+from inventory.database.engines import begin_snapshot
 from inventory.database.errors import from_database
-from inventory.database.unit_of_work import ATTEMPTS, unit_of_work
+from inventory.database.unit_of_work import ATTEMPTS, run, unit_of_work
 from inventory.errors import InsufficientStock
 from inventory.models.category import Category
-from inventory.transactions.service import Movement, record
+from inventory.models.product import Product
+from inventory.transactions import batches
+from inventory.transactions.service import Movement, record, record_all
 from tests.builders import assert_ledger_is_consistent, category, contents, error_of, listed, nothing_changes, product
 from tests.conftest import on_postgresql, on_sqlite
 from tests.postgresql import await_blocked
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from flask.testing import FlaskClient
+
+    from tests.environments import Environment
 
 
 def sale(product_id: int, quantity: int = 1) -> dict[str, Any]:
@@ -269,3 +274,54 @@ def test_movement_outside_a_unit_of_work_is_refused(app: Flask, client: FlaskCli
     bolt = product(client, quantity_on_hand=5)["id"]
     with nothing_changes(app), app.app_context(), pytest.raises(RuntimeError, match="unit of work"):
         record(bolt, Movement("sale", 1))
+
+
+def test_movements_after_a_plain_read_need_a_unit_of_work(app: Flask, client: FlaskClient) -> None:
+    """SQLAlchemy's session "begins" with the read, but only in AUTOCOMMIT mode."""
+    bolt = product(client, quantity_on_hand=5)["id"]
+    with nothing_changes(app), app.app_context():
+        assert db.session.scalar(select(Product.id)) == bolt
+        with pytest.raises(RuntimeError, match="unit of work"):
+            record_all([(bolt, Movement("sale", 1))], batch_id="b")
+        with pytest.raises(RuntimeError, match="unit of work"):
+            batches.write("b", "batch", None)
+
+
+def test_single_statement_in_a_snapshot_is_committed(app: Flask, client: FlaskClient) -> None:
+    bolt = product(client, quantity_on_hand=5)["id"]
+    with app.app_context():
+        begin_snapshot(db.session())
+        assert fetch_value(select(Product.id)) == bolt
+        run(lambda: record(bolt, Movement("sale", 1)), one_statement=True)
+    assert client.get(f"/products/{bolt}").get_json()["quantity_on_hand"] == 4
+    assert_ledger_is_consistent(app)
+
+
+@on_postgresql
+def test_prepared_statements_outdated_by_a_migration_are_replaced(own_environment: Environment) -> None:
+    app = own_environment.app
+    client = app.test_client()
+    bolt = product(client, quantity_on_hand=100)["id"]
+
+    def requests() -> list[int]:
+        answers = [
+            client.get(f"/products/{bolt}"),
+            client.get("/transactions?reference=A&id=1"),
+            client.post("/transactions", json=sale(bolt)),
+            client.post("/transactions/batch", json=[sale(bolt)]),
+        ]
+        return [answer.status_code for answer in answers]
+
+    def prepare_and_alter(size: int) -> None:
+        for _time in range(8):
+            assert requests() == [200, 200, 201, 201]
+        with psycopg.connect(own_environment.url, autocommit=True) as connection:
+            connection.execute(f"ALTER TABLE transactions ALTER COLUMN reference TYPE varchar({size})")
+
+    prepare_and_alter(300)
+    assert requests() == [200, 200, 201, 201]
+    prepare_and_alter(400)
+    # A statement with a list of values is not repeated, but its connection is replaced.
+    assert client.get("/transactions?reference=A&id=1").status_code == 503
+    assert requests() == [200, 200, 201, 201]
+    assert_ledger_is_consistent(app)

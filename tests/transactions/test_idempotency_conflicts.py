@@ -253,8 +253,11 @@ def test_locked_product_returns_503_instead_of_key_in_progress(database_url: str
 
 
 @on_postgresql
-def test_concurrent_duplicate_returns_503_on_lost_connection(app: Flask, database_url: str, shop: Shop) -> None:
-    post = ENDPOINTS["transaction"](shop)
+@pytest.mark.parametrize("endpoint", ["transaction", "update"])
+def test_concurrent_duplicate_returns_503_on_lost_connection(
+    app: Flask, database_url: str, shop: Shop, endpoint: str
+) -> None:
+    post = ENDPOINTS[endpoint](shop)
     with (
         psycopg.connect(database_url, autocommit=True) as observer,
         key_in_progress(app, "k"),

@@ -11,6 +11,7 @@ from inventory.database.base import db
 from inventory.database.unit_of_work import unit_of_work
 from inventory.fields import MAX_STOCK
 from inventory.models.product import Product
+from inventory.transactions import service
 from inventory.transactions.service import Movement, record
 from tests.builders import (
     assert_ledger_is_consistent,
@@ -375,3 +376,15 @@ def test_transaction_is_recorded_when_stock_changes_during_rejection(
     assert len(arrived) == 2
     assert (row["seq"], row["balance_after"]) == (3, balance)
     assert_ledger_is_consistent(app)
+
+
+def test_movement_of_a_stock_that_keeps_changing_is_busy(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time the statement refuses it, and the stock that is read next would allow it."""
+    bolt = product(client, quantity_on_hand=5)["id"]
+    monkeypatch.setattr(service, "execute_in_turn", lambda *_arguments: ())
+    sale = {"product_id": bolt, "transaction_type": "sale", "quantity": 1}
+    with nothing_changes(app):
+        assert error_of(client.post("/transactions", json=sale)) == (503, "database_busy")
+        assert error_of(client.post("/transactions/batch", json=[sale])) == (503, "database_busy")

@@ -17,8 +17,8 @@ from sqlalchemy import literal, select
 from inventory.database.base import fetch_all
 from inventory.database.functions import json_number
 from inventory.database.types import Money as MoneyType
+from inventory.dumper import dumper
 from inventory.fields import MAX_ID, MAX_MONEY, AnswerSchema, ModelSchema, Money, Timestamp
-from inventory.web.dumper import dumper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

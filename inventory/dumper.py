@@ -2,7 +2,7 @@
 
 marshmallow looks up each attribute of each row anew and calls several functions for it. A dumper is made from the same
 schema and reads all attributes of a row at once. Times stay as they are, because orjson writes them in ISO 8601 as the
-schema would. tests/web/test_dumper.py compares the bytes.
+schema would. tests/test_dumper.py compares the bytes.
 """
 
 from __future__ import annotations
