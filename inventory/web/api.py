@@ -150,7 +150,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """Load the body, or another ``location``, with a schema, and pass the result to the view."""
         # An instance, because webargs would build one of a class for each request.
         loader, location = instance_of(schema), kwargs.get("location", "json")
-        document = documented_by(super().arguments(loader, **kwargs))
+        document = documented_by(super().arguments(schema, **kwargs))
 
         def decorator(view: F) -> F:
             decorated: Any = document(self.ARGUMENTS_PARSER.use_args(loader, location=location)(view))
