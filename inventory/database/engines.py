@@ -123,11 +123,11 @@ def begin_write(session: Session) -> None:
     session.connection(execution_options=WRITE)
 
 
-def plan_for_growth(session: Session) -> None:
+def prefer_indexes(session: Session) -> None:
     """Make PostgreSQL find rows through indexes until the transaction ends.
 
-    For many small statements that fill a table. PostgreSQL keeps the plan of a repeated statement, and one for an
-    almost empty table reads the whole table each time.
+    For statements that change the rows named in a JSON array. PostgreSQL does not know how few these are, and reads a
+    whole table instead; it also keeps the plan of a repeated statement while the table grows.
     """
     if session.get_bind().dialect.name == "postgresql":
         off = (func.set_config(f"enable_{way}", "off", True) for way in ("seqscan", "hashjoin", "mergejoin"))

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, String, bindparam, cast, func, insert, select
 from inventory.categories import service as categories
 from inventory.categories.service import CATEGORIES
 from inventory.database.base import db
-from inventory.database.engines import plan_for_growth
+from inventory.database.engines import prefer_indexes
 from inventory.database.functions import STATEMENT_TIME, json_elements, json_item
 from inventory.database.unit_of_work import unit_of_work
 from inventory.import_export.outcome import Outcome
@@ -63,7 +63,7 @@ def outcome_of(earlier: Earlier) -> Outcome:
 
 
 def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:
-    plan_for_growth(db.session())
+    prefer_indexes(db.session())
     batch_id, done = batches.new_id(), Outcome(rows=rows, unchanged=rows)
     # First, so that an import that waits for a category of another one has no product locked.
     for names in scratch.new_categories():
