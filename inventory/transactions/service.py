@@ -210,9 +210,9 @@ def check_expectation(expected: int | None, available: int) -> None:
         )
 
 
-def create(data: Values, key: RequestKey | None = None, *, batch_id: str | None = None) -> LedgerRow:
+def create(data: Values, key: RequestKey | None = None) -> LedgerRow:
     """Record a movement from TransactionIn. Raises what ``record`` raises."""
-    return record(product_of(data), movement_of(data), key=key, batch_id=batch_id)
+    return record(product_of(data), movement_of(data), key=key)
 
 
 def movement_of(data: Values) -> Movement:
