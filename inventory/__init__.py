@@ -11,7 +11,7 @@ from flask_migrate import Migrate
 from inventory import config
 from inventory.categories.routes import blueprint as categories
 from inventory.cli import backup_commands, commands
-from inventory.database import base, unit_of_work
+from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
@@ -32,7 +32,6 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config |= info.settings() | config.load(overrides)
     base.init_app(app)
-    unit_of_work.init_app(app)
     Migrate(app, base.db, directory=str(MIGRATIONS))
     handlers.init_app(app)
     admission.init_app(app)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from inventory import errors
 from inventory.categories import service as categories
-from inventory.database.base import db
+from inventory.database.base import count_rows, fetch_all, fetch_value
 from inventory.database.types import fold
 from inventory.database.unit_of_work import unit_of_work
 from inventory.models.product import Product
@@ -52,7 +52,7 @@ class Seeded:
 
 
 def is_empty() -> bool:
-    return db.session.scalar(select(Product.id).limit(1)) is None
+    return fetch_value(select(Product.id).limit(1)) is None
 
 
 def seed(product_count: int, transaction_count: int, progress: Callable[[int], None]) -> Seeded:
@@ -79,15 +79,17 @@ def seed(product_count: int, transaction_count: int, progress: Callable[[int], N
 @unit_of_work
 def seed_categories() -> tuple[list[int], int]:
     """The ids of the demo categories, and the number of those created."""
-    found = [categories.find_by_name(name) for name in CATEGORIES]
-    ids = [(known or categories.create({"name": name})).id for name, known in zip(CATEGORIES, found, strict=True)]
-    return ids, found.count(None)
+    folded = [fold(name) for name in CATEGORIES]
+    known = categories.ids_of(folded)
+    categories.create_missing(CATEGORIES)
+    ids = categories.ids_of(folded)
+    return [ids[name] for name in folded], len(ids) - len(known)
 
 
 @unit_of_work
 def seed_products(numbers: range, category_ids: list[int]) -> int:
     wanted = {fold(sku_of(number)): number for number in numbers}
-    known = set(db.session.scalars(select(Product.sku_folded).where(Product.sku_folded.in_(wanted))))
+    known = {row.sku_folded for row in fetch_all(select(Product.sku_folded).where(Product.sku_folded.in_(wanted)))}
     missing = [number for sku, number in wanted.items() if sku not in known]
     for number in missing:
         products.create(product(number, category_ids))
@@ -118,13 +120,14 @@ def product(number: int, category_ids: list[int]) -> dict[str, Any]:
 def seeded_product_ids(count: int) -> list[int]:
     ids: list[int] = []
     for skus in ledger.chunked([fold(sku_of(number)) for number in range(count)]):
-        ids += db.session.scalars(select(Product.id).where(Product.sku_folded.in_(skus), Product.is_active))
+        found = select(Product.id).where(Product.sku_folded.in_(skus), Product.is_active)
+        ids += [row.id for row in fetch_all(found)]
     return sorted(ids)
 
 
 def count_seeded_transactions() -> int:
     demo = func.substr(Transaction.reference, 1, len(REFERENCE)) == REFERENCE
-    return db.session.scalar(select(func.count()).select_from(Transaction).where(demo)) or 0
+    return count_rows(select(Transaction.id).where(demo))
 
 
 @unit_of_work

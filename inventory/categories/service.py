@@ -10,8 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from inventory import errors
 from inventory.categories.rows import COLUMNS, CategoryRow
-from inventory.database.base import db, execute, fetch_all, fetch_one
-from inventory.database.engines import begin_snapshot
+from inventory.database.base import begin, db, execute, fetch_all, fetch_one, fetch_value
+from inventory.database.engines import SNAPSHOT
 from inventory.database.keyset import Listing
 from inventory.database.query import Query
 from inventory.database.types import fold
@@ -51,8 +51,8 @@ def get(category_id: int) -> CategoryRow:
 
 def with_products(category_id: int) -> tuple[CategoryRow, int, list[ProductRow]]:
     """The category, the number of its products and the first of them, from one snapshot. Raises CategoryNotFound."""
-    begin_snapshot(db.session())
-    return get(category_id), *products.of_category(category_id, SHOWN_PRODUCTS)
+    with begin(SNAPSHOT):
+        return get(category_id), *products.of_category(category_id, SHOWN_PRODUCTS)
 
 
 def tag_of(category: CategoryRow | Category, count: int, members: list[ProductRow]) -> str:
@@ -111,10 +111,6 @@ def delete(category_id: int, condition: Condition = UNCONDITIONAL) -> None:
         raise errors.CategoryNotEmpty from None
 
 
-def find_by_name(name: str) -> Category | None:
-    return db.session.scalar(select(Category).where(Category.name_folded == fold(name)))
-
-
 def ids_of(folded_names: Collection[str]) -> dict[str, int]:
     """Ids by folded name, of those categories that exist."""
     found = select(Category.name_folded, Category.id).where(Category.name_folded.in_(folded_names))
@@ -133,6 +129,6 @@ def create_missing(names: Iterable[str]) -> None:
 
 def refuse_duplicate(name: str, other_than: int | None = None) -> None:
     """Raise DuplicateCategory. The unique constraint decides; this check usually avoids a failed statement."""
-    other = find_by_name(name)
-    if other is not None and other.id != other_than:
+    other = fetch_value(select(Category.id).where(Category.name_folded == fold(name)))
+    if other not in {None, other_than}:
         raise errors.DuplicateCategory

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from flask import g
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as BoundSession
 from sqlalchemy import MetaData, func, make_url, select
 from sqlalchemy.orm import DeclarativeBase
 
@@ -14,7 +17,7 @@ from inventory.database.query import Query
 from inventory.errors import ConfigError, DatabaseDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flask import Flask
     from sqlalchemy import URL, Connection, Engine, Executable, Select
@@ -36,7 +39,14 @@ class Base(DeclarativeBase):
     )
 
 
-db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+class Session(BoundSession):
+    """The ORM's session. It takes part in the transaction that has begun, or else is in AUTOCOMMIT mode."""
+
+    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
+        return transaction() or super().get_bind(*args, **options)
+
+
+db = SQLAlchemy(model_class=Base, session_options={"class_": Session, "expire_on_commit": False})
 
 
 def init_app(app: Flask) -> None:
@@ -83,28 +93,50 @@ def open_first_connection(app: Flask) -> None:
     engines.open_first_connection(engine_of(app))
 
 
-def transaction() -> Connection | None:
-    """The connection of the unit of work or the snapshot, if one has begun.
+def refuse_transaction() -> None:
+    """Raise RuntimeError if a transaction has begun."""
+    if transaction() is not None:
+        raise RuntimeError("a transaction has begun already")
 
-    The session alone does not know: SQLAlchemy also "begins" in AUTOCOMMIT mode.
+
+@contextmanager
+def begin(kind: Mapping[str, object]) -> Iterator[Connection]:
+    """Begin a transaction, ``WRITE`` or ``SNAPSHOT``, of which all statements of the block are part.
+
+    It is rolled back at the end of the block, unless it has been committed. Raises RuntimeError within another one.
     """
-    if not (db.session.registry.has() and db.session().in_transaction()):
-        return None
-    current = db.session().connection()
-    return current if engines.TRANSACTION in current.get_execution_options() else None
+    refuse_transaction()
+    with db.engine.connect() as connection:
+        connection.execution_options(**kind)
+        connection.begin()
+        g.transaction = connection
+        try:
+            yield connection
+        finally:
+            del g.transaction
+            if db.session.registry.has():
+                db.session.remove()
+            # Needed even after a COMMIT that failed: then the pool rolls back, which it omits for an open transaction.
+            connection.rollback()
 
 
-def require_unit_of_work() -> None:
-    """Raise RuntimeError outside a unit of work, where each of several statements would be committed by itself."""
-    current = transaction()
-    if current is None or current.get_execution_options()[engines.TRANSACTION] != "write":
+def transaction() -> Connection | None:
+    """The connection of the unit of work or the snapshot, if one has begun."""
+    connection: Connection | None = g.get("transaction")
+    return connection
+
+
+def unit_of_work_connection() -> Connection:
+    """Raises RuntimeError outside a unit of work, where each of several statements would be committed by itself."""
+    connection = transaction()
+    if connection is None or connection.get_execution_options()[engines.TRANSACTION] != "write":
         raise RuntimeError("this needs a unit of work")
+    return connection
 
 
 def execute(statement: Executable, parameters: Parameters | None = None) -> None:
     """Execute a statement that returns no rows, in the unit of work. Raises RuntimeError outside one."""
-    require_unit_of_work()
-    db.session().connection().execute(statement, parameters)
+    unit_of_work_connection().execute(statement, parameters)
 
 
 def fetch_all(statement: Query | Executable, parameters: Mapping[str, object] | None = None) -> Sequence[Any]:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine, Select
-    from sqlalchemy.orm import Session
 
 logger = logging.getLogger(__name__)
 
 # Execution option with the kind of transaction to begin. Without it, connections are in AUTOCOMMIT mode: each statement
-# is a transaction and a snapshot by itself, without round trips for BEGIN and ROLLBACK.
+# is a transaction and a snapshot by itself, without round trips for BEGIN and ROLLBACK. At the beginning of a write
+# SQLite takes its write lock; PostgreSQL locks rows later.
 TRANSACTION = "inventory_transaction"
 WRITE: dict[str, object] = {TRANSACTION: "write"}
 SNAPSHOT: dict[str, object] = {TRANSACTION: "snapshot"}
@@ -117,36 +117,24 @@ def check_place(engine: Engine) -> None:
         sqlite.check_place(engine)
 
 
-def begin_write(session: Session) -> None:
-    """Begin a write transaction. SQLite takes its write lock now, PostgreSQL locks rows later."""
-    session.rollback()
-    session.connection(execution_options=WRITE)
-
-
-def prefer_indexes(session: Session) -> None:
+def prefer_indexes(connection: Connection) -> None:
     """Make PostgreSQL find rows through indexes until the transaction ends.
 
     For statements that change the rows named in a JSON array. PostgreSQL does not know how few these are, and reads a
     whole table instead; it also keeps the plan of a repeated statement while the table grows.
     """
-    if session.get_bind().dialect.name == "postgresql":
+    if connection.dialect.name == "postgresql":
         off = (func.set_config(f"enable_{way}", "off", True) for way in ("seqscan", "hashjoin", "mergejoin"))
-        session.execute(select(*off))
+        connection.execute(select(*off))
 
 
-def begin_snapshot(session: Session) -> None:
-    """Begin a read-only transaction in which all statements see the same snapshot."""
-    session.rollback()
-    session.connection(execution_options=SNAPSHOT)
-
-
-def advisory_lock(session: Session, name: str) -> None:
+def advisory_lock(connection: Connection, name: str) -> None:
     """Acquire an advisory lock on ``name`` until the transaction ends.
 
     SQLite needs none: the transaction already holds the write lock.
     """
-    if session.get_bind().dialect.name != "sqlite":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
 
 def is_locked(name: str) -> Select[tuple[bool]]:

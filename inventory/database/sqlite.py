@@ -51,7 +51,9 @@ OPTIONS: dict[str, object] = {"module": driver, "connect_args": {"isolation_leve
 
 # All engines of the process with their files; None for an in-memory database.
 files: WeakKeyDictionary[Engine, WatchedFile | None] = WeakKeyDictionary()
-polling_locks: WeakKeyDictionary[Engine, Lock] = WeakKeyDictionary()
+# Held by the thread of the process whose turn it is to write.
+turns: WeakKeyDictionary[Engine, Lock] = WeakKeyDictionary()
+TURN = "inventory_turn"
 
 
 def is_patched(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
@@ -73,7 +75,8 @@ def configure(engine: Engine, busy_timeout_ms: int) -> None:
         )
     path = sqlite_file.path_of(engine.url)
     files[engine] = WatchedFile(path) if path else None
-    polling_locks[engine] = Lock()
+    turns[engine] = Lock()
+    event.listen(engine, "checkin", lambda _connection, record: end_turn(record.info))
     prepare_connections(engine, busy_timeout_ms)
     if watched := files[engine]:
         open_existing(engine, watched)
@@ -145,16 +148,18 @@ def queue_for_write(engine: Engine, connection: Connection, timeout_ms: int) -> 
     """Acquire the write lock, polling at a constant interval until the deadline.
 
     SQLite's busy handler increases its interval, so that later writers overtake. A constant interval is fair. Only one
-    thread of a process polls at a time; the others wait for it, which costs no processor time.
+    thread of a process polls or writes at a time. The others wait for their turn, which costs no processor time.
     """
     deadline = time.monotonic() + timeout_ms / 1000
-    polling = polling_locks[engine]
-    is_first = polling.acquire(timeout=timeout_ms / 1000)
-    try:
-        poll_for_write_lock(connection, deadline, timeout_ms)
-    finally:
-        if is_first:
-            polling.release()
+    if TURN not in connection.info and turns[engine].acquire(timeout=timeout_ms / 1000):
+        connection.info[TURN] = turns[engine]
+    poll_for_write_lock(connection, deadline, timeout_ms)
+
+
+def end_turn(info: dict[Any, Any]) -> None:
+    """End the turn of a connection that returns to the pool, if it has one."""
+    if turn := info.pop(TURN, None):
+        turn.release()
 
 
 def poll_for_write_lock(connection: Connection, deadline: float, timeout_ms: int) -> None:

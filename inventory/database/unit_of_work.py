@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database import engines, postgresql
-from inventory.database.base import db, transaction
+from inventory.database.base import begin, db, refuse_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from flask import Flask
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,24 +22,6 @@ ATTEMPTS = 5
 # The whole transaction has to be repeated after 40001 serialization_failure, 40P01 deadlock_detected, and a prepared
 # statement that a migration has outdated.
 REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", postgresql.OUTDATED_PLAN})
-
-
-def init_app(app: Flask) -> None:
-    # Runs before the teardown of Flask-SQLAlchemy, because the last registered function runs first.
-    app.teardown_appcontext(end_transaction)
-
-
-def end_transaction(_error: BaseException | None) -> None:
-    """Roll back at the end of a request. If the connection was lost, there is nothing to roll back.
-
-    An error raised here would replace the response and bypass the error handlers.
-    """
-    try:
-        if db.session.registry.has():
-            db.session.rollback()
-    except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
 
 
 def run(
@@ -61,26 +41,22 @@ def run(
         committing = commits_itself
         try:
             if commits_itself:
-                if transaction() is not None:  # a snapshot, of which the statement must not become part
-                    db.session.rollback()
+                refuse_transaction()
                 return work()
-            engines.begin_write(db.session())
-            result = work()
-            if dry_run:
-                db.session.rollback()
-                return result
-            committing = True
-            db.session.commit()
+            with begin(engines.WRITE) as connection:
+                result = work()
+                if dry_run:
+                    return result
+                if db.session.registry.has():
+                    db.session.flush()
+                committing = True
+                connection.commit()
             engines.check_place(db.engine)
         except DBAPIError as error:
-            db.session.rollback()
             lost = error.connection_invalidated and (has_one_effect or not committing)
             if attempt + 1 == ATTEMPTS or not (lost or may_be_repeated(error)):
                 raise
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
-        except BaseException:
-            db.session.rollback()
-            raise
         else:
             return result
     raise AssertionError("unreachable")

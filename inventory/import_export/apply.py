@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, String, bindparam, cast, func, insert, select
 
 from inventory.categories import service as categories
 from inventory.categories.service import CATEGORIES
-from inventory.database.base import db
+from inventory.database.base import execute, fetch_all, fetch_one, unit_of_work_connection
 from inventory.database.engines import prefer_indexes
 from inventory.database.functions import STATEMENT_TIME, json_elements, json_item
 from inventory.database.unit_of_work import unit_of_work
@@ -43,6 +43,10 @@ LOCK = (
     .order_by(PRODUCTS.c.id)
     .with_for_update(key_share=True, of=PRODUCTS)
 )
+MOVED = select(func.count()).where(Transaction.batch_id == Batch.id).scalar_subquery()
+COUNTS = select(Batch.rows, Batch.created, Batch.updated, Batch.unchanged, MOVED.label("stock_transactions")).where(
+    Batch.id == bindparam("batch_id")
+)
 
 
 @unit_of_work
@@ -57,13 +61,11 @@ def apply_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None
 
 def outcome_of(earlier: Earlier) -> Outcome:
     """The outcome of an earlier import, from its batch and its rows in the ledger."""
-    batch = db.session.get_one(Batch, earlier.batch_id)
-    moved = db.session.scalar(select(func.count()).where(Transaction.batch_id == batch.id)) or 0
-    return Outcome(batch.rows or 0, batch.created or 0, batch.updated or 0, batch.unchanged or 0, moved)
+    return Outcome(*fetch_one(COUNTS, {"batch_id": earlier.batch_id}))
 
 
 def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:
-    prefer_indexes(db.session())
+    prefer_indexes(unit_of_work_connection())
     batch_id, done = batches.new_id(), Outcome(rows=rows, unchanged=rows)
     # First, so that an import that waits for a category of another one has no product locked.
     for names in scratch.new_categories():
@@ -100,7 +102,7 @@ def lock(planned: Sequence[Change]) -> dict[int, tuple[int, int]]:
     Planned changes come in id order, the order of all locks.
     """
     known = [change for change in planned if change.product_id]
-    found = db.session.execute(LOCK, {"changes": in_json(known)}) if known else ()
+    found = fetch_all(LOCK, {"changes": in_json(known)}) if known else ()
     return {product_id: (version, quantity_on_hand) for product_id, version, quantity_on_hand in found}
 
 
@@ -123,7 +125,7 @@ def create_products(changes: Sequence[Change], batch_id: str) -> None:
     units: dict[int, int] = {}
     for columns, group in by_columns(changes):
         # RETURNING, because PostgreSQL plans a SELECT without statistics of the rows that this transaction inserts.
-        created = db.session.execute(insertion(columns), {"changes": in_json(group)})
+        created = fetch_all(insertion(columns), {"changes": in_json(group)})
         ids = {product.sku_folded: product.id for product in created}
         position = item_of("sku_folded", columns)
         units |= {ids[orjson.loads(change.content)[position]]: change.units for change in group if change.units}
@@ -134,7 +136,7 @@ def create_products(changes: Sequence[Change], batch_id: str) -> None:
 def update_products(changes: Sequence[Change], batch_id: str) -> None:
     for columns, group in by_columns(changes):
         if columns:
-            db.session.execute(change_of_columns(columns), {"changes": in_json(group)})
+            execute(change_of_columns(columns), {"changes": in_json(group)})
     units = {change.product_id: change.units for change in changes if change.product_id and change.units}
     if units:
         ledger.record_adjustments(units, "count", batch_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import select
 
 from inventory.categories import service as categories
-from inventory.database.base import db
+from inventory.database.base import db, fetch_all
 from inventory.database.types import Money, fold
 from inventory.transactions.statements import PRODUCTS
 
@@ -67,10 +67,10 @@ class Catalogue(NamedTuple):
 def read_catalogue(rows: Sequence[ParsedRow]) -> Catalogue:
     """The products and categories that the rows refer to, read with two statements."""
     skus = {key for row in rows for key in sku_keys(row)}
-    found = db.session.execute(STATE.where(PRODUCTS.c.sku_folded.in_(skus)))
+    found = fetch_all(STATE.where(PRODUCTS.c.sku_folded.in_(skus)))
     products = {product.sku_folded: product for product in map(ProductState._make, found)}
     category_ids = categories.ids_of({key for row in rows for key in category_keys(row)})
-    return Catalogue(products, category_ids, db.session.get_bind().dialect)
+    return Catalogue(products, category_ids, db.engine.dialect)
 
 
 def sku_keys(row: ParsedRow) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 
-from inventory.database.base import db
-from inventory.database.engines import begin_snapshot
+from inventory.database.base import begin
+from inventory.database.engines import SNAPSHOT
 from inventory.database.types import fold
 from inventory.errors import DuplicateCategory
 from inventory.import_export.apply import apply_changes, outcome_of
@@ -101,12 +101,11 @@ def apply_rows(
     scratch: Scratch, problems: Problems, *, mode: str, dry_run: bool, key: RequestKey | None, progress: Progress
 ) -> Outcome:
     """Compare the stored rows with a new snapshot, and write what they change unless this is a dry run."""
-    begin_snapshot(db.session())
-    earlier = recall(key)
-    if earlier is not None:
-        return outcome_of(earlier)
-    planned, problems = compare_rows(scratch, problems, mode, progress)
-    db.session.rollback()
+    with begin(SNAPSHOT):
+        earlier = recall(key)
+        if earlier is not None:
+            return outcome_of(earlier)
+        planned, problems = compare_rows(scratch, problems, mode, progress)
     problems.raise_if_any()
     return planned if dry_run else apply_changes(scratch, planned.rows, mode, key)
 

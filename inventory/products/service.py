@@ -217,7 +217,7 @@ def get_for_update(product_id: int) -> Product:
 def refuse_duplicate(sku: str, other_than: int | None = None) -> None:
     """Raise DuplicateSku. The unique constraint decides; this check usually avoids a failed statement."""
     other = fetch_value(select(Product.id).where(Product.sku_folded == fold(sku)))
-    if other is not None and other != other_than:
+    if other not in {None, other_than}:
         raise errors.DuplicateSku
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 from sqlalchemy import bindparam, insert, select
 
 from inventory import errors
-from inventory.database.base import db, execute, fetch_all, fetch_value
+from inventory.database.base import execute, fetch_all, fetch_value, unit_of_work_connection
 from inventory.database.engines import prefer_indexes
 from inventory.database.query import Query
 from inventory.database.types import fold
@@ -90,7 +90,7 @@ def write(batch_id: str, kind: str, key: RequestKey | None, **counts: int) -> No
 
 def record_batch(kind: str, lines: Sequence[Line], key: RequestKey | None) -> RecordedBatch:
     """Record numbered lines as a batch, each after the ones before it. Raises BatchRejected if any is not possible."""
-    prefer_indexes(db.session())
+    prefer_indexes(unit_of_work_connection())
     movements = [line for _number, line in lines]
     refuse_impossible(lines, lock(product_id for product_id, _movement in movements))
     batch_id = new_id()

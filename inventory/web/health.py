@@ -50,18 +50,18 @@ def get_health() -> object:
     200 if the database is reachable, migrated to the latest revision and writable. Otherwise 503 `database_unavailable`
     with the reason.
     """
-    connection = db.session.connection()
-    revision = revisions.current(connection)
     head = revisions.known(current_app.extensions["migrate"].directory)[0]
-    if revision != head:
-        raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head})
-    check_writable(connection)
-    return {
-        "status": "ok",
-        "database": server_version(connection),
-        "revision": revision,
-        "pool": pool_figures(db.engine.pool),
-    }
+    with db.engine.connect() as connection:
+        revision = revisions.current(connection)
+        if revision != head:
+            raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head})
+        check_writable(connection)
+        return {
+            "status": "ok",
+            "database": server_version(connection),
+            "revision": revision,
+            "pool": pool_figures(db.engine.pool),
+        }
 
 
 def pool_figures(pool: Pool) -> dict[str, int]:

@@ -23,7 +23,7 @@ from sqlalchemy import bindparam, insert, literal, select, union_all
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from inventory import errors
-from inventory.database.base import db, execute, fetch_one, fetch_value
+from inventory.database.base import execute, fetch_one, fetch_value, unit_of_work_connection
 from inventory.database.engines import advisory_lock, is_locked
 from inventory.database.query import Query
 from inventory.models.transaction import Batch, StoredResponse, Transaction
@@ -198,7 +198,7 @@ def recall(request_key: RequestKey | None) -> Earlier | None:
 
 def lock_key(request_key: RequestKey) -> None:
     try:
-        advisory_lock(db.session(), request_key.lock)
+        advisory_lock(unit_of_work_connection(), request_key.lock)
     except OperationalError as error:
         if waited_too_long(error):
             raise errors.IdempotencyInProgress from None

@@ -12,8 +12,8 @@ from sqlalchemy import event, select, text, update
 
 from inventory import create_app
 from inventory.database import sqlite
-from inventory.database.base import db
-from inventory.database.engines import begin_write
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE
 from inventory.database.sqlite import is_patched
 from inventory.models.product import Product
 from tests.builders import (
@@ -46,11 +46,9 @@ def environment(own_environment: Environment) -> Environment:
 @contextmanager
 def writing(app: Flask, product_id: int) -> Iterator[None]:
     """Another transaction that has changed the product and not yet committed; it is rolled back at the end."""
-    with app.app_context():
-        begin_write(db.session())
+    with app.app_context(), begin(WRITE):
         db.session.execute(update(Product).where(Product.id == product_id).values(name="Half done"))
         yield
-        db.session.rollback()
 
 
 def sale(product_id: int, quantity: int = 1) -> dict[str, Any]:

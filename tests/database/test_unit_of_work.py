@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from inventory import create_app
 from inventory.database import postgresql
-from inventory.database.base import db, engine_of, fetch_value
-from inventory.database.engines import begin_snapshot
+from inventory.database.base import begin, db, engine_of, fetch_value
+from inventory.database.engines import SNAPSHOT, WRITE
 from inventory.database.errors import from_database
 from inventory.database.unit_of_work import ATTEMPTS, run, unit_of_work
 from inventory.errors import InsufficientStock
@@ -287,14 +287,17 @@ def test_movements_after_a_plain_read_need_a_unit_of_work(app: Flask, client: Fl
             batches.write("b", "batch", None)
 
 
-def test_single_statement_in_a_snapshot_is_committed(app: Flask, client: FlaskClient) -> None:
+@pytest.mark.parametrize("one_statement", [False, True])
+@pytest.mark.parametrize("kind", [SNAPSHOT, WRITE], ids=["snapshot", "write"])
+def test_unit_of_work_within_a_transaction_is_refused(
+    app: Flask, client: FlaskClient, kind: dict[str, object], one_statement: bool
+) -> None:
+    """It would become part of that transaction, and be rolled back with it."""
     bolt = product(client, quantity_on_hand=5)["id"]
-    with app.app_context():
-        begin_snapshot(db.session())
+    with nothing_changes(app), app.app_context(), begin(kind):
         assert fetch_value(select(Product.id)) == bolt
-        run(lambda: record(bolt, Movement("sale", 1)), one_statement=True)
-    assert client.get(f"/products/{bolt}").get_json()["quantity_on_hand"] == 4
-    assert_ledger_is_consistent(app)
+        with pytest.raises(RuntimeError, match="begun already"):
+            run(lambda: record(bolt, Movement("sale", 1)), one_statement=one_statement)
 
 
 @on_postgresql

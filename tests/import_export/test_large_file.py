@@ -63,8 +63,9 @@ def test_import_memory_is_independent_of_file_size(database_url: str, tmp_path: 
 @unit_of_work
 def fill(count: int) -> None:
     """Insert many products directly into their table."""
-    category = categories.find_by_name("Bolts") or categories.create({"name": "Bolts"})
-    values = {"name": "Bolt", "name_folded": "bolt", "description": DESCRIPTION, "price": 1, "category_id": category.id}
+    categories.create_missing(["Bolts"])
+    category_id = categories.ids_of(["bolts"])["bolts"]
+    values = {"name": "Bolt", "name_folded": "bolt", "description": DESCRIPTION, "price": 1, "category_id": category_id}
     first = count_rows(select(Product.id))
     for start in range(first, first + count, 1_000):
         skus = [f"S{number}" for number in range(start, min(start + 1_000, first + count))]

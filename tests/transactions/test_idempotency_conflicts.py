@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from inventory import create_app
-from inventory.database.base import db
-from inventory.database.engines import advisory_lock, begin_write
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE, advisory_lock
 from tests import postgresql
 from tests.builders import assert_ledger_is_consistent, error_of, listed, nothing_changes
 from tests.conftest import on_postgresql
@@ -207,11 +207,9 @@ def test_concurrent_duplicate_waits_and_replays_first_response(
 @contextmanager
 def key_in_progress(app: Flask, key: str) -> Iterator[None]:
     """A database transaction that holds the lock of a key, as a request does while it is processed."""
-    with app.app_context():
-        begin_write(db.session())
-        advisory_lock(db.session(), f"/{key}")
+    with app.app_context(), begin(WRITE) as connection:
+        advisory_lock(connection, f"/{key}")
         yield
-        db.session.rollback()
 
 
 @each_endpoint

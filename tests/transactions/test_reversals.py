@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from inventory.database.base import db
-from inventory.database.engines import begin_write
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE
 from inventory.fields import MAX_STOCK
 from inventory.models.transaction import Transaction
 from tests import postgresql
@@ -343,8 +343,7 @@ SERIES = {
 
 def import_at_once(app: Flask, batch_id: str, category_id: int, count: int) -> None:
     """Write the rows of an import of new products with 5 units each, in bulk in the database."""
-    with app.app_context():
-        begin_write(db.session())
+    with app.app_context(), begin(WRITE) as connection:
         products = text(f"""
             INSERT INTO products (sku, sku_folded, name, name_folded, price, category_id, created_at,
                 updated_at)
@@ -361,7 +360,7 @@ def import_at_once(app: Flask, batch_id: str, category_id: int, count: int) -> N
         db.session.execute(text("UPDATE products SET quantity_on_hand = 5, last_seq = 1"))
         db.session.execute(batch, {"id": batch_id})
         db.session.execute(rows, {"id": batch_id})
-        db.session.commit()
+        connection.commit()
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert, text
 
-from inventory.database.base import db
-from inventory.database.engines import begin_write
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE
 from inventory.models.transaction import Transaction
 from tests.builders import body, category, error_of, invalid_fields, listed, product, transaction, unprotected
 from tests.statements import watched
@@ -74,13 +74,12 @@ def test_stock_as_of_batch_includes_all_its_rows(client: FlaskClient) -> None:
 def test_stock_as_of_shared_timestamp_uses_last_row(app: Flask, client: FlaskClient) -> None:
     bolt = product(client, quantity_on_hand=10)
     timestamp = datetime.fromisoformat(bolt["updated_at"])
-    with app.app_context():
-        begin_write(db.session())
+    with app.app_context(), begin(WRITE) as connection:
         for seq, balance in ((2, 12), (3, 14)):
             fields = {"transaction_type": "purchase", "quantity": 2, "delta": 2, "xid": 0, "created_at": timestamp}
             row = {"product_id": bolt["id"], "sku": bolt["sku"], "balance_after": balance, "seq": seq} | fields
             db.session.execute(insert(Transaction).values(row))
-        db.session.commit()
+        connection.commit()
     assert stock_at(client, bolt["id"], timestamp) == 14
 
 
@@ -190,15 +189,14 @@ LONG_HISTORY = {
 
 def write_history(app: Flask, product_id: int, rows: int) -> None:
     """Give a product a history of one unit per minute since 2020."""
-    with app.app_context():
-        begin_write(db.session())
+    with app.app_context(), begin(WRITE) as connection:
         change = "UPDATE products SET quantity_on_hand = :rows, last_seq = :rows, created_at = :start WHERE id = :id"
         start = str(YEAR_2020.replace(tzinfo=None)) if db.engine.dialect.name == "sqlite" else YEAR_2020
         with unprotected("products"):
             db.session.execute(text(change), {"rows": rows, "id": product_id, "start": start})
         history = text(LONG_HISTORY[db.engine.dialect.name])
         db.session.execute(history, {"product_id": product_id, "rows": rows})
-        db.session.commit()
+        connection.commit()
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from psycopg import sql
 from sqlalchemy import event, text
 
 from inventory import create_app
-from inventory.database.base import db
-from inventory.database.engines import begin_write
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE
 from inventory.database.sqlite import driver as sqlite3
 from inventory.transactions import verification
 from tests.builders import body, category, product, transaction, unprotected
@@ -521,8 +521,7 @@ SERIES = {
 
 
 def write_history(app: Flask, product_id: int, rows: int) -> None:
-    with app.app_context():
-        begin_write(db.session())
+    with app.app_context(), begin(WRITE) as connection:
         series = SERIES[db.engine.dialect.name]
         history = f"""
             INSERT INTO transactions
@@ -534,7 +533,7 @@ def write_history(app: Flask, product_id: int, rows: int) -> None:
         now = "UPDATE products SET quantity_on_hand = :rows, last_seq = :rows WHERE id = :product_id"
         with unprotected("products"):
             db.session.execute(text(now), {"product_id": product_id, "rows": rows})
-        db.session.commit()
+        connection.commit()
 
 
 @pytest.mark.slow
