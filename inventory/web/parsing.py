@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import typing
 from contextlib import nullcontext
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -55,6 +57,15 @@ def refuse_other_charset(parameters: Mapping[str, str]) -> None:
         raise errors.UnsupportedEncoding
 
 
+@cache
+def defaults(schema: Schema) -> dict[str, object] | None:
+    """What a schema loads from an empty query, as most requests have. None if a parameter is required."""
+    try:
+        return typing.cast("dict[str, object]", schema.load({}))
+    except ValidationError:
+        return None
+
+
 class Parser(FlaskParser):
     """Reads bodies with orjson and raises the service's errors."""
 
@@ -62,6 +73,8 @@ class Parser(FlaskParser):
 
     def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **kwargs: Any) -> object:
         request = req or flask.request
+        if location == "query" and not request.args and (loaded := defaults(argmap)) is not None:
+            return dict(loaded)
         # Read before the lock is taken, so that no request waits for a slow client.
         large = location == "json" and len(request.get_data(cache=True)) > LARGE_BODY
         with LARGE_BODIES_IN_TURN if large else nullcontext():
