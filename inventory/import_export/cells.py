@@ -13,10 +13,11 @@ import io
 import re
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 # Not shown on a screen: zero-width characters, soft hyphens, directional marks and variation selectors.
 INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -40,22 +41,27 @@ def one_line(text: str) -> str:
     return WHITE_SPACE.sub(" ", text).strip(" ")
 
 
+def money(amount: Decimal | float) -> str:
+    """An amount with 2 decimals, or more if it has them."""
+    rounded = f"{amount:.2f}"
+    return rounded if type(amount)(rounded) == amount else f"{Decimal(str(amount)).normalize():f}"
+
+
+# Looked up by type, because an export has many cells.
+RENDER: dict[type, Callable[[Any], str]] = {
+    NoneType: lambda _none: "",
+    bool: lambda flag: "true" if flag else "false",
+    int: str,
+    float: money,
+    Decimal: money,
+    datetime: datetime.isoformat,
+    str: quote,
+}
+
+
 def render(value: object) -> str:
-    """A value as a cell. Money has at least 2 decimals, and None is an empty cell."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case Decimal() | float():
-            shortest = Decimal(str(value)).normalize()
-            return f"{shortest:f}" if shortest.as_tuple().exponent < -2 else f"{shortest:.2f}"  # type: ignore[operator]
-        case datetime():
-            return value.isoformat()
-        case str():
-            return quote(value)
-        case _:
-            return str(value)
+    """A value as a cell. None is an empty cell."""
+    return RENDER[type(value)](value)
 
 
 def lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -102,9 +103,10 @@ def fetch(statement: Select[Any]) -> Rows:
 
 def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:
     """``columns`` maps each heading to an attribute of the rows."""
+    values = attrgetter(*columns.values())
     yield cells.lines([list(columns)])
     for rows in chunks:
-        yield cells.lines([getattr(row, name) for name in columns.values()] for row in rows)
+        yield cells.lines(map(values, rows))
 
 
 def json_lines(chunks: Rows, schema: Schema) -> Iterator[bytes]:
