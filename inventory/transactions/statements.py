@@ -36,7 +36,7 @@ from inventory.models.transaction import Transaction
 from inventory.transactions.rows import COLUMNS
 
 if TYPE_CHECKING:
-    from sqlalchemy import FromClause, Insert, Table, Update
+    from sqlalchemy import FromClause, Table, Update
 
 Line = Mapping[str, ColumnElement[Any]]
 
@@ -73,16 +73,18 @@ IN_LINE = NUMBERS + TEXTS
 ELEMENTS = json_elements(bindparam("lines", type_=String)).table_valued("value", name="lines")
 
 
-def item(name: str) -> ColumnElement[Any]:
-    text = json_item(ELEMENTS.c.value, IN_LINE.index(name))
+def item(element: ColumnElement[object], name: str) -> ColumnElement[Any]:
+    text = json_item(element, IN_LINE.index(name))
     return text if name in TEXTS else cast(text, BigInteger)
 
 
-LINE_NUMBER = item("number")
-MANY: Line = {name: item(name) for name in IN_LINE if name != "number"} | {
-    "batch_id": ONE["batch_id"],
-    "client": literal_column("''", String),
-}
+def line_in(element: ColumnElement[object]) -> Line:
+    """The movement in an element of the array."""
+    given = {name: item(element, name) for name in IN_LINE if name != "number"}
+    return given | {"batch_id": ONE["batch_id"], "client": literal_column("''", String)}
+
+
+MANY = line_in(ELEMENTS.c.value)
 
 
 @cache
@@ -94,7 +96,10 @@ def record_one(dialect: str, *, only_active: bool, expecting: bool) -> tuple[Que
     guards: list[ColumnElement[bool]] = [PRODUCTS.c.is_active] if only_active else []
     if expecting:
         guards.append(PRODUCTS.c.quantity_on_hand == EXPECTED)
-    return with_ledger_rows(dialect, stock_update(ONE, *guards), ONE, COLUMNS)
+    moved = stock_update(ONE, *guards)
+    if dialect == "sqlite":
+        return updated(moved), inserted(select(*MOVED).subquery("moved"), ONE, COLUMNS)
+    return (inserted(moved.returning(*MOVED).cte("moved"), ONE, COLUMNS),)
 
 
 @cache
@@ -106,7 +111,12 @@ def record_many(dialect: str, *columns: ColumnElement[Any]) -> tuple[Query, ...]
     time = func.greatest(PRODUCTS.c.updated_at, STATEMENT_TIME)
     counted = case((MANY["reason"] == literal_column("'count'"), time), else_=PRODUCTS.c.last_counted_at)
     moved = stock_update(MANY).values(updated_at=time, last_counted_at=counted)
-    return with_ledger_rows(dialect, moved, MANY, columns)
+    if dialect == "sqlite":
+        products = select(*MOVED).subquery("moved")
+        return updated(moved), inserted(products, MANY, columns, order=item(ELEMENTS.c.value, "number"))
+    with_element = moved.returning(*MOVED, ELEMENTS.c.value).cte("moved")
+    element = with_element.c.value
+    return (inserted(with_element, line_in(element), columns, order=item(element, "number")),)
 
 
 def stock_update(line: Line, *guards: ColumnElement[bool]) -> Update:
@@ -119,18 +129,21 @@ def stock_update(line: Line, *guards: ColumnElement[bool]) -> Update:
     return possible.values(quantity_on_hand=after, last_seq=PRODUCTS.c.last_seq + 1)
 
 
-def with_ledger_rows(
-    dialect: str, moved: Update, line: Line, columns: Sequence[ColumnElement[Any]]
-) -> tuple[Query, ...]:
-    """Each statement returns a row for every movement that the stock allowed, with the product's id in second place."""
-    if dialect == "sqlite":
-        row = ledger_insert(select(*MOVED).subquery("moved"), line)
-        return Query(moved.returning(literal_column("NULL", BigInteger), MOVED[0])), Query(row.returning(*columns))
-    return (Query(ledger_insert(moved.returning(*MOVED).cte("moved"), line).returning(*columns)),)
+def updated(moved: Update) -> Query:
+    """The first of two statements. Returns what the second one does: a ledger column, and the product's id."""
+    return Query(moved.returning(literal_column("NULL", BigInteger), MOVED[0]))
 
 
-def ledger_insert(moved: FromClause, line: Line) -> Insert:
-    """Insert the rows of products whose stock has moved. They get the product's ``updated_at`` as their time."""
+def inserted(
+    moved: FromClause,
+    line: Line,
+    columns: Sequence[ColumnElement[Any]],
+    order: ColumnElement[Any] | None = None,
+) -> Query:
+    """Insert a ledger row for each movement that the stock allowed, and return these columns of it.
+
+    The rows get the product's ``updated_at`` as their time.
+    """
     after = moved.c.quantity_on_hand
     values = dict(line) | {
         "product_id": moved.c.product_id,
@@ -141,10 +154,8 @@ def ledger_insert(moved: FromClause, line: Line) -> Insert:
         "created_at": moved.c.updated_at,
         "xid": write_position(),
     }
-    rows = select(*values.values()).where(moved.c.product_id == line["product_id"])
-    if line is MANY:
-        rows = rows.order_by(LINE_NUMBER)
-    return insert(LEDGER).from_select([*values], rows)
+    rows = select(*values.values()).where(moved.c.product_id == line["product_id"]).order_by(order)
+    return Query(insert(LEDGER).from_select([*values], rows).returning(*columns))
 
 
 def crossing(

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from inventory.database.base import db, engine_of
+from inventory.database.base import begin, db, engine_of
+from inventory.database.engines import WRITE, prefer_indexes
 from inventory.models.category import Category
 from inventory.models.product import Product
 from inventory.models.transaction import Batch, Transaction
+from inventory.transactions.statements import LEDGER, record_many
 from tests.builders import listed
 from tests.conftest import ENGINES
 from tests.statements import watched
@@ -178,3 +180,23 @@ def test_deep_page_seeks_to_its_cursor(app: Flask, warehouse: FlaskClient) -> No
             warehouse.get(following[1])
         (plan,) = plans
         assert re.search(r"(created_at<|name_folded>)\?|Index Cond: .*(created_at <=|name_folded.* >=) ", plan), plan
+
+
+def test_movements_of_a_batch_find_their_products_by_index_and_are_joined_once(
+    app: Flask, warehouse: FlaskClient
+) -> None:
+    """A second join of the lines with the products that they moved would compare each with each."""
+    del warehouse
+    with app.app_context(), begin(WRITE) as connection:
+        prefer_indexes(connection)
+        plans = []
+        for statement in record_many(connection.dialect.name, LEDGER.c.id, LEDGER.c.product_id):
+            compiled = statement.plan(connection.dialect)
+            assert compiled
+            how = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+            given: Any = compiled.values({"lines": "[]", "new_batch_id": "b"})
+            given = tuple(given) if isinstance(given, list) else given
+            plans.append("\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{how} {compiled.text}", given)))
+    for plan in plans:
+        assert re.search("Index Scan using pk_products|SEARCH products USING INTEGER PRIMARY KEY", plan), plan
+        assert len(re.findall("Function Scan on jsonb_array_elements|SCAN lines VIRTUAL TABLE", plan)) == 1, plan
