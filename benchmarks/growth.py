@@ -114,10 +114,12 @@ def ratios(result: Mapping[str, Any]) -> dict[str, list[float]]:
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """CPU milliseconds per request against ledger rows, both axes logarithmic, one panel for each engine."""
     figure_module = import_module("matplotlib.figure")  # installed for the benchmarks only
+    colors = import_module("matplotlib").colormaps["tab20"].colors  # more than the default
     figure = figure_module.Figure(figsize=(7 * len(results) + 2, 6), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
     for axes, result in zip(panels, results, strict=True):
         rows = [size["ledger_rows"] for size in result["sizes"]]
+        axes.set_prop_cycle(color=colors)
         for name in result["sizes"][0]["cpu_ms"]:
             axes.plot(rows, [size["cpu_ms"][name] for size in result["sizes"]], marker="o", label=name)
         axes.set(xscale="log", yscale="log", xlabel="ledger rows", ylabel="CPU ms per request")
