@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from inventory import create_app
+from inventory.database import sqlite
 from inventory.database.base import db
 from tests import postgresql, valid_requests
 from tests.environments import Database, Environment, Environments, SqliteDatabase
@@ -140,6 +141,8 @@ def environment(environments: dict[str, Environments], engine_name: str) -> Iter
     """A migrated, empty database with an application and a server, which earlier tests may have used."""
     with environments[engine_name].one() as environment:
         yield environment
+        # Otherwise every later write would wait until its deadline, and then succeed.
+        assert not any(turn.locked() for turn in sqlite.turns.values()), "a connection has kept its turn to write"
 
 
 @pytest.fixture

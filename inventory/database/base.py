@@ -1,15 +1,16 @@
-"""The declarative base, the Flask-SQLAlchemy session, and the setup of an application's engine."""
+"""The declarative base, the setup of an application's engine, and transactions and statements in its requests."""
 
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from flask import g
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as BoundSession
 from sqlalchemy import MetaData, func, make_url, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase
 
 from inventory.database import engines
@@ -106,6 +107,7 @@ def begin(kind: Mapping[str, object]) -> Iterator[Connection]:
     It is rolled back at the end of the block, unless it has been committed. Raises RuntimeError within another one.
     """
     refuse_transaction()
+    db.session.remove()  # if it was used before, it has a connection of its own
     with db.engine.connect() as connection:
         connection.execution_options(**kind)
         connection.begin()
@@ -114,24 +116,36 @@ def begin(kind: Mapping[str, object]) -> Iterator[Connection]:
             yield connection
         finally:
             del g.transaction
-            if db.session.registry.has():
-                db.session.remove()
-            # Needed even after a COMMIT that failed: then the pool rolls back, which it omits for an open transaction.
-            connection.rollback()
+            db.session.remove()
+            # After a COMMIT that failed, SQLAlchemy keeps the ended transaction, and the pool would then not roll back.
+            # If the connection is lost, there is nothing to roll back.
+            with suppress(DBAPIError):
+                connection.rollback()
 
 
 def transaction() -> Connection | None:
-    """The connection of the unit of work or the snapshot, if one has begun."""
+    """The connection of the unit of work or the snapshot, if one has begun.
+
+    Raises RuntimeError if it has been rolled back, as the ORM's session does when a statement fails: what follows would
+    be committed without what came before.
+    """
     connection: Connection | None = g.get("transaction")
+    if connection is not None and not connection.in_transaction():
+        raise RuntimeError("the transaction has been rolled back")
     return connection
 
 
 def unit_of_work_connection() -> Connection:
-    """Raises RuntimeError outside a unit of work, where each of several statements would be committed by itself."""
+    """The connection of the unit of work. Raises RuntimeError if none has begun."""
     connection = transaction()
     if connection is None or connection.get_execution_options()[engines.TRANSACTION] != "write":
         raise RuntimeError("this needs a unit of work")
     return connection
+
+
+def require_unit_of_work() -> None:
+    """Raise RuntimeError outside a unit of work, where each of several statements would be committed by itself."""
+    unit_of_work_connection()
 
 
 def execute(statement: Executable, parameters: Parameters | None = None) -> None:

@@ -151,7 +151,9 @@ def queue_for_write(engine: Engine, connection: Connection, timeout_ms: int) -> 
     thread of a process polls or writes at a time. The others wait for their turn, which costs no processor time.
     """
     deadline = time.monotonic() + timeout_ms / 1000
-    if TURN not in connection.info and turns[engine].acquire(timeout=timeout_ms / 1000):
+    # A connection with several transactions, as of a migration, keeps its turn between them. Without a turn, there is
+    # still one attempt, which raises the error of SQLite.
+    if TURN in connection.info or turns[engine].acquire(timeout=timeout_ms / 1000):
         connection.info[TURN] = turns[engine]
     poll_for_write_lock(connection, deadline, timeout_ms)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database import engines, postgresql
-from inventory.database.base import begin, db, refuse_transaction
+from inventory.database.base import begin, db, refuse_transaction, unit_of_work_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,14 +43,14 @@ def run(
             if commits_itself:
                 refuse_transaction()
                 return work()
-            with begin(engines.WRITE) as connection:
+            with begin(engines.WRITE):
                 result = work()
                 if dry_run:
                     return result
                 if db.session.registry.has():
                     db.session.flush()
                 committing = True
-                connection.commit()
+                unit_of_work_connection().commit()
             engines.check_place(db.engine)
         except DBAPIError as error:
             lost = error.connection_invalidated and (has_one_effect or not committing)

@@ -61,7 +61,7 @@ def apply_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None
 
 def outcome_of(earlier: Earlier) -> Outcome:
     """The outcome of an earlier import, from its batch and its rows in the ledger."""
-    return Outcome(*fetch_one(COUNTS, {"batch_id": earlier.batch_id}))
+    return Outcome(**fetch_one(COUNTS, {"batch_id": earlier.batch_id})._asdict())
 
 
 def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:

@@ -85,7 +85,7 @@ def count_transactions(filters: Values) -> int:
 def stream(statement: Select[Any]) -> Rows:
     """Chunks of rows.
 
-    Uses its own connection, because the response is sent after the session of the request has ended. The first chunk is
+    Uses its own connection, because the response is sent after the end of the view. The first chunk is
     fetched at once: if the database fails, it fails before the response has begun.
     """
     chunks = fetch(statement)

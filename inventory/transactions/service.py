@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy import bindparam, select
 
 from inventory import errors
-from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, unit_of_work_connection
+from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, require_unit_of_work
 from inventory.database.query import Query
 from inventory.database.types import Folded
 from inventory.fields import MAX_QUANTITY, MAX_STOCK
@@ -109,7 +109,7 @@ def execute_in_turn(
     Otherwise the rows are those of the ledger.
     """
     if len(statements) > 1:
-        unit_of_work_connection()
+        require_unit_of_work()
     rows: Sequence[tuple[Any, ...]] = ()
     for statement in statements:
         rows = fetch_all(statement, parameters)
@@ -130,7 +130,7 @@ def write_all(
     movements: Sequence[tuple[int, Movement]], batch_id: str, columns: Sequence[ColumnElement[Any]]
 ) -> Iterator[tuple[Any, ...]]:
     """Write the rows of movements. Yields the given columns of each, the id first, in the order of the movements."""
-    unit_of_work_connection()
+    require_unit_of_work()
     for part in parts_without_repetition(movements):
         parameters = {"lines": in_json(part), "new_batch_id": batch_id}
         written = execute_in_turn(record_many(db.engine.dialect.name, *columns), parameters, len(part))

@@ -130,7 +130,7 @@ def stock_update(line: Line, *guards: ColumnElement[bool]) -> Update:
 
 
 def updated(moved: Update) -> Query:
-    """The first of two statements. Returns what the second one does: a ledger column, and the product's id."""
+    """The first of two statements. Returns the product's id, in the same place as the second one."""
     return Query(moved.returning(literal_column("NULL", BigInteger), MOVED[0]))
 
 
@@ -154,6 +154,7 @@ def inserted(
         "created_at": moved.c.updated_at,
         "xid": write_position(),
     }
+    # On PostgreSQL each product comes with its own line, on SQLite they are joined.
     rows = select(*values.values()).where(moved.c.product_id == line["product_id"]).order_by(order)
     return Query(insert(LEDGER).from_select([*values], rows).returning(*columns))
 

@@ -12,8 +12,9 @@ from sqlalchemy import event, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from inventory import create_app
+from inventory.categories import service as categories
 from inventory.database import postgresql
-from inventory.database.base import begin, db, engine_of, fetch_value
+from inventory.database.base import begin, count_rows, db, engine_of, fetch_value
 from inventory.database.engines import SNAPSHOT, WRITE
 from inventory.database.errors import from_database
 from inventory.database.unit_of_work import ATTEMPTS, run, unit_of_work
@@ -49,6 +50,29 @@ def test_unit_of_work_commits_and_returns_the_result(app: Flask) -> None:
     with app.app_context():
         assert work() == "done"
     assert [row[1] for row in contents(app)["categories"]] == ["Tools"]
+
+
+def test_unit_of_work_goes_on_after_a_read_of_the_session(app: Flask) -> None:
+    with app.app_context():
+        assert db.session.scalars(select(Category.name)).all() == []
+        run(lambda: categories.create({"name": "Tools"}))
+        assert db.session.scalars(select(Category.name)).all() == ["Tools"]
+
+
+def test_unit_of_work_does_not_go_on_after_a_failed_flush(app: Flask, client: FlaskClient) -> None:
+    """The ORM's session has rolled back, so what follows would be committed without what came before."""
+    bolt, tools = product(client, quantity_on_hand=5), category(client)
+
+    @unit_of_work
+    def work() -> None:
+        record(bolt["id"], Movement("sale", 1))
+        db.session.add(Category(name=tools["name"]))
+        with pytest.raises(IntegrityError):
+            db.session.flush()
+        record(bolt["id"], Movement("sale", 1))
+
+    with nothing_changes(app), app.app_context(), pytest.raises(RuntimeError, match="rolled back"):
+        work()
 
 
 @pytest.mark.parametrize("error", [InsufficientStock, RuntimeError, KeyboardInterrupt])
@@ -183,6 +207,18 @@ def test_write_on_dead_connection_is_retried(app: Flask, client: FlaskClient, da
     assert client.post("/transactions", json=sale(bolt["id"])).status_code == 201
     assert len(listed(client.get("/transactions"))) == 2
     assert_ledger_is_consistent(app)
+
+
+@on_postgresql
+def test_connection_lost_after_the_last_read_of_a_snapshot_does_not_matter(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    category(client)
+    with app.app_context():
+        with begin(SNAPSHOT):
+            assert count_rows(select(Category.id)) == 1
+            terminate_connections(database_url)
+        assert count_rows(select(Category.id)) == 1
 
 
 @on_postgresql

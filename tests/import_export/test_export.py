@@ -347,8 +347,7 @@ def test_aborted_or_unstarted_export_releases_connection(app: Flask, client: Fla
 
 
 def checked_out_connections() -> int:
-    """Connections that are checked out of the pool, besides the session's own."""
-    db.session.rollback()
+    """Connections that are checked out of the pool."""
     pool: Any = db.engine.pool
     count: int = pool.checkedout()
     return count
