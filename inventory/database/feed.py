@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, select, tuple_
+from sqlalchemy import BigInteger, bindparam, select
 
 from inventory.database.base import fetch_all, fetch_one
-from inventory.database.functions import settled_before
+from inventory.database.functions import is_after, settled_before
 from inventory.database.keyset import pack, unpack
 from inventory.database.query import Query
 from inventory.errors import InvalidCursor
@@ -55,8 +55,8 @@ class Feed:
     @cached_property
     def page(self) -> Query:
         """The rows after a position."""
-        start = tuple_(bindparam("xid", type_=BigInteger), bindparam("id", type_=BigInteger))
-        beyond = self.settled.where(tuple_(self.table.xid, self.table.id) > start)
+        start = bindparam("xid", type_=BigInteger), bindparam("id", type_=BigInteger)
+        beyond = self.settled.where(is_after(self.table.xid, self.table.id, *start))
         return Query(beyond.order_by(self.table.xid, self.table.id).limit(bindparam("limit", type_=BigInteger)))
 
     @cached_property

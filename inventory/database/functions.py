@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, String, bindparam, func, literal_column, select
+from sqlalchemy import BigInteger, String, and_, bindparam, func, literal_column, select, tuple_
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -83,6 +83,28 @@ def _sqlite_settled_before(_element: settled_before, _compiler: object, **_kwarg
 @compiles(settled_before, "postgresql")
 def _postgresql_settled_before(_element: settled_before, _compiler: object, **_kwargs: object) -> str:
     return "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+
+class is_after(FunctionElement[bool]):  # noqa: N801
+    """Whether a position, an xid and an id, comes after another one. Arguments: xid, id, the other xid, the other id.
+
+    On SQLite every xid is 0, and an index cannot seek to a row value that contains the primary key. It has no type,
+    because SQLAlchemy would compare a boolean with 1 there, which an index cannot seek either.
+    """
+
+    inherit_cache = True
+
+
+@compiles(is_after, "sqlite")
+def _sqlite_is_after(element: is_after, compiler: Any, **kwargs: object) -> str:
+    xid, row_id, other_xid, other_id = element.clauses
+    return str(compiler.process(and_(xid == other_xid, row_id > other_id), **kwargs))
+
+
+@compiles(is_after, "postgresql")
+def _postgresql_is_after(element: is_after, compiler: Any, **kwargs: object) -> str:
+    xid, row_id, other_xid, other_id = element.clauses
+    return str(compiler.process(tuple_(xid, row_id) > tuple_(other_xid, other_id), **kwargs))
 
 
 class json_elements(FunctionElement[object]):  # noqa: N801
