@@ -35,7 +35,7 @@ $(TOOLS)/.installed: requirements-tools.lock tests/external/package-lock.json te
 .PHONY: run
 run: db ## Migrate, add demo data if empty, and serve on http://127.0.0.1:8000 (ARGS='-b …' to change)
 	$(FLASK) seed --if-empty
-	$(BIN)/gunicorn wsgi:app $(ARGS)
+	INVENTORY_AUTH=$${INVENTORY_AUTH:-off} $(BIN)/gunicorn wsgi:app $(ARGS)
 
 .PHONY: db
 db: $(VENV)/.runtime ## Upgrade the database to the latest migration

@@ -9,22 +9,25 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from ipaddress import ip_address
 from typing import Any
+
+from gunicorn.errors import HaltServer
 
 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
     # As PID 1 of a container, the process ignores SIGTERM until a handler is installed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def check_start() -> dict[str, int]:
-    """Returns the numbers of workers and threads. Exits with 2 if the service cannot start.
+def check_start() -> dict[str, Any]:
+    """Returns settings of the service, and warnings. Exits with 2 if the service cannot start.
 
     The reason is already printed.
     """
     check = subprocess.run([sys.executable, "-m", "inventory.server.startup"], stdout=subprocess.PIPE, check=False)
     if check.returncode != 0:
         sys.exit(2)
-    settings: dict[str, int] = json.loads(check.stdout)
+    settings: dict[str, Any] = json.loads(check.stdout)
     return settings
 
 
@@ -48,8 +51,29 @@ limit_request_line = 8190
 
 
 def on_starting(server: Any) -> None:
-    server.log.warning("API keys are not implemented yet: requests are not authenticated. Keep the address private.")
     survive_failed_reloads(server)
+
+
+def when_ready(server: Any) -> None:
+    if exposed := exposed_without_keys(server):
+        server.halt(exposed, 2)
+    for warning in settings["warnings"]:
+        server.log.warning(warning)
+
+
+def on_reload(server: Any) -> None:
+    if exposed := exposed_without_keys(server):
+        raise HaltServer(exposed, 2)
+
+
+def exposed_without_keys(server: Any) -> str | None:
+    """Why the service must not serve: without authentication, no other machine may be able to connect."""
+    addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
+    hosts = [address[0] for address in addresses if isinstance(address, tuple)]  # otherwise a Unix socket
+    exposed = [host for host in hosts if not ip_address(host).is_loopback]
+    if not settings["only_loopback"] or not exposed:
+        return None
+    return f"INVENTORY_AUTH=off is refused on {', '.join(exposed)}: only loopback addresses are allowed. Use API keys."
 
 
 def survive_failed_reloads(server: Any) -> None:

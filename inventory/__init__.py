@@ -9,8 +9,9 @@ from flask import Flask
 from flask_migrate import Migrate
 
 from inventory import config
+from inventory.auth import authentication
 from inventory.categories.routes import blueprint as categories
-from inventory.cli import backup_commands, commands
+from inventory.cli import backup_commands, commands, key_commands
 from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
@@ -35,10 +36,12 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     Migrate(app, base.db, directory=str(MIGRATIONS))
     handlers.init_app(app)
     admission.init_app(app)
+    authentication.init_app(app)
     smorest = api.init_app(app)
     for blueprint in (categories, products, transactions, import_export, health.blueprint):
         smorest.register_blueprint(blueprint)
     docs.init_app(app, smorest)
     commands.init_app(app)
     backup_commands.init_app(app)
+    key_commands.init_app(app)
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marshmallow import ValidationError, fields, validate
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PREFIX = "INVENTORY_"
 MEBIBYTE = 1024 * 1024
+# Each can be given as the name of a file, too, in NAME_FILE.
+SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER")
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
 
 
@@ -69,6 +72,11 @@ class Settings(TextSchema):
     )
     INVENTORY_AUTH = Choice(
         ["keys", "off"], load_default="keys", metadata={"description": "whether API keys are required"}
+    )
+    INVENTORY_KEY_PEPPER = fields.String(
+        load_default=None,
+        validate=validate.Length(min=1),
+        metadata={"description": "secret with which API keys are hashed; required unless INVENTORY_AUTH is off"},
     )
     INVENTORY_WORKERS = Integer(
         load_default=os.cpu_count() or 1,
@@ -123,6 +131,26 @@ def sqlalchemy_url(database_url: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
+def with_files(given: Mapping[str, str]) -> dict[str, str]:
+    """Replace each ``NAME_FILE`` of a secret with the ``NAME`` that the file contains.
+
+    Raises ValidationError if both are given, or if the file cannot be read.
+    """
+    values = dict(given)
+    for name in SECRETS:
+        path = values.pop(f"{name}_FILE", None)
+        if path is None:
+            continue
+        if name in values:
+            raise ValidationError(f"Set either {name} or {name}_FILE.", f"{name}_FILE")
+        try:
+            values[name] = Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            raise ValidationError(f"Cannot read the file: {reason}.", f"{name}_FILE") from None
+    return values
+
+
 def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> dict[str, object]:
     """Load and validate the settings.
 
@@ -131,15 +159,16 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
     """
     environ = os.environ if environ is None else environ
     declared = Settings._declared_fields  # noqa: SLF001
-    given = {key: value for key, value in environ.items() if key in declared or key.startswith(PREFIX)}
+    accepted = {*declared, *(f"{name}_FILE" for name in SECRETS)}
+    given = {key: value for key, value in environ.items() if key in accepted or key.startswith(PREFIX)}
     others = {}
     for key, value in (overrides or {}).items():
-        if key in declared or key.startswith(PREFIX):
+        if key in accepted or key.startswith(PREFIX):
             given[key] = str(value)
         else:
             others[key] = value
     try:
-        settings: dict[str, Any] = Settings().load(given)
+        settings: dict[str, Any] = Settings().load(with_files(given))
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
         raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None

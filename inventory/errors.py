@@ -35,6 +35,9 @@ class ServiceError(Exception):
         body: dict[str, object] = {"error": self.slug, "message": self.message, "code": self.status}
         return body if self.details is None else body | {"details": self.details}
 
+    def response_headers(self) -> dict[str, str]:
+        return dict(self.headers)
+
 
 class InternalError(ServiceError):
     pass
@@ -111,6 +114,33 @@ class CrossSiteRequest(ServiceError):
     status = 403
     slug = "cross_site_request"
     default_message = "Cross-origin request refused. Send it from the origin of the service."
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    slug = "unauthorized"
+    default_message = "Invalid API key. Send a valid one as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="inventory", error="invalid_token"'}
+
+
+class KeyRequired(Unauthorized):
+    default_message = "API key required. Send it as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="inventory"'}
+
+
+class InsufficientScope(ServiceError):
+    """Details and WWW-Authenticate (RFC 6750 section 3) name the ``scope`` that is missing."""
+
+    status = 403
+    slug = "insufficient_scope"
+    default_message = "The API key does not have the required scope."
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The API key does not have the scope '{scope}'.", {"scope": scope})
+        self.scope = scope
+
+    def response_headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": f'Bearer realm="inventory", error="insufficient_scope", scope="{self.scope}"'}
 
 
 class CategoryNotFound(ServiceError):

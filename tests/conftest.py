@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from tests.servers import Gunicorn
 
+# Tests of access switch API keys on.
+os.environ["INVENTORY_AUTH"] = "off"
+
 # An example may take any time. With CI set, Hypothesis uses the same examples in every run.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")

@@ -24,10 +24,12 @@ LAYERS = (
     ("categories",),
     ("products",),
     ("transactions",),
+    ("auth",),
     ("web",),
     ("models",),
     ("database",),
     ("config",),
+    ("caller",),
     ("dumper",),
     ("fields", "errors"),
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 blueprint = Blueprint("categories", __name__, description="Groups of products.")
 
 
-@blueprint.route("/categories")
+@blueprint.route("/categories", scope="read")
 @blueprint.arguments(CategoryQuery, location="query")
 @blueprint.page(CategoryOut)
 @blueprint.errors(errors.InvalidCursor)
@@ -34,7 +34,7 @@ def list_categories(query: Values) -> Page[CategoryRow]:
     return service.find(query["page"])
 
 
-@blueprint.route("/categories", methods=["POST"])
+@blueprint.route("/categories", scope="catalogue", methods=["POST"])
 @blueprint.arguments(CategoryIn)
 @blueprint.response(201, CategoryOut, headers=LOCATION_HEADER | ETAG_HEADER)
 @blueprint.errors(errors.DuplicateCategory)
@@ -49,7 +49,7 @@ def create_category(data: dict[str, object]) -> object:
     return category, {"Location": location} | etag(service.current_tag(category))
 
 
-@blueprint.route("/categories/<id:category_id>")
+@blueprint.route("/categories/<id:category_id>", scope="read")
 @blueprint.response(200, CategoryDetail, headers=ETAG_HEADER)
 @blueprint.errors(errors.CategoryNotFound)
 @blueprint.revalidated
@@ -64,7 +64,7 @@ def get_category(category_id: int) -> object:
     return detail, etag(service.tag_of(category, count, members))
 
 
-@blueprint.route("/categories/<id:category_id>", methods=["PUT", "PATCH"])
+@blueprint.route("/categories/<id:category_id>", scope="catalogue", methods=["PUT", "PATCH"])
 @blueprint.arguments(CategoryUpdate)
 @blueprint.response(200, CategoryOut, headers=ETAG_HEADER)
 @blueprint.errors(errors.CategoryNotFound, errors.DuplicateCategory)
@@ -81,7 +81,7 @@ def update_category(data: dict[str, object], category_id: int, *, condition: Con
     return category, etag(service.current_tag(category))
 
 
-@blueprint.route("/categories/<id:category_id>", methods=["DELETE"])
+@blueprint.route("/categories/<id:category_id>", scope="catalogue", methods=["DELETE"])
 @blueprint.response(204)
 @blueprint.errors(errors.CategoryNotFound, errors.CategoryNotEmpty)
 @blueprint.writes(conditional=True)

@@ -52,7 +52,7 @@ def attachment(body: Iterator[bytes], name: str, file_format: str) -> Response:
     )
 
 
-@blueprint.route("/export/products-csv")
+@blueprint.route("/export/products-csv", scope="read")
 @blueprint.other_response(200, FILE, content_type="text/csv")
 def export_price_list() -> Response:
     """Export a price list.
@@ -63,7 +63,7 @@ def export_price_list() -> Response:
     return attachment(exporter.export_price_list(), "price-list", "csv")
 
 
-@blueprint.route("/export/products")
+@blueprint.route("/export/products", scope="read")
 @blueprint.arguments(ProductExportQuery, location="query")
 @blueprint.other_response(200, FILE, content_type="application/x-ndjson")
 @blueprint.other_response(200, FILE, content_type="text/csv")
@@ -78,7 +78,7 @@ def export_products(query: Values) -> Response:
     return attachment(exporter.export_products(query, file_format), "products", file_format)
 
 
-@blueprint.route("/export/transactions")
+@blueprint.route("/export/transactions", scope="read")
 @blueprint.arguments(TransactionExportQuery, location="query")
 @blueprint.other_response(200, FILE, content_type="application/x-ndjson")
 @blueprint.other_response(200, FILE, content_type="text/csv")
@@ -92,7 +92,7 @@ def export_transactions(query: Values) -> Response:
     return attachment(exporter.export_transactions(query, file_format), "transactions", file_format)
 
 
-@blueprint.route("/import/products", methods=["POST"])
+@blueprint.route("/import/products", scope="catalogue", methods=["POST"])
 @blueprint.arguments(ImportQuery, location="query")
 @blueprint.response(200, ImportOut)
 @blueprint.reads_file(CSV_BODY)

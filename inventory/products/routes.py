@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 blueprint = Blueprint("products", __name__, description="Products and their stock.")
 
 
-@blueprint.route("/products")
+@blueprint.route("/products", scope="read")
 @blueprint.arguments(ProductQuery, location="query")
 @blueprint.page(ProductOut)
 @blueprint.errors(errors.InvalidCursor)
@@ -56,7 +56,7 @@ def list_products(query: Values) -> Page[ProductRow]:
     return service.find(query, page)
 
 
-@blueprint.route("/products/low-stock")
+@blueprint.route("/products/low-stock", scope="read")
 @blueprint.arguments(LowStockQuery, location="query")
 @blueprint.page(ProductOut)
 @blueprint.errors(errors.InvalidCursor)
@@ -70,7 +70,7 @@ def list_low_stock(query: Values) -> Page[ProductRow]:
     return service.find_low_stock(query, page)
 
 
-@blueprint.route("/products/feed")
+@blueprint.route("/products/feed", scope="read")
 @blueprint.arguments(FeedQuery, location="query")
 @blueprint.response(200, ProductChange(many=True), headers=LINK_HEADER)
 @blueprint.errors(errors.InvalidCursor)
@@ -87,7 +87,7 @@ def read_products_feed(query: Values) -> object:
     return rows, next_link(cursor)
 
 
-@blueprint.route("/products", methods=["POST"])
+@blueprint.route("/products", scope="catalogue", methods=["POST"])
 @blueprint.arguments(ProductIn)
 @blueprint.response(201, ProductOut, headers=LOCATION_HEADER | ETAG_HEADER)
 @blueprint.errors(errors.UnknownCategory, errors.DuplicateSku)
@@ -103,7 +103,7 @@ def create_product(data: Values, *, key: RequestKey | None) -> object:
     return product, {"Location": url_for(".get_product", product_id=product.id)} | etag(service.tag_of(product))
 
 
-@blueprint.route("/products/<id:product_id>")
+@blueprint.route("/products/<id:product_id>", scope="read")
 @blueprint.arguments(OpeningQuery, location="query")
 @blueprint.response(200, ProductDetail, headers=ETAG_HEADER)
 @blueprint.errors(errors.ProductNotFound)
@@ -117,7 +117,7 @@ def get_product(query: Values, product_id: int) -> object:
     return detail(service.get(product_id), **query)
 
 
-@blueprint.route("/products/by-sku/<sku:sku>")
+@blueprint.route("/products/by-sku/<sku:sku>", scope="read")
 @blueprint.arguments(OpeningQuery, location="query")
 @blueprint.response(200, ProductDetail, headers=ETAG_HEADER)
 @blueprint.errors(errors.ProductNotFound)
@@ -139,7 +139,7 @@ def detail(product: ProductRow, *, include_opening: bool) -> object:
     return product._asdict() | {"transactions": movements}, etag(tag)
 
 
-@blueprint.route("/products/<id:product_id>/stock")
+@blueprint.route("/products/<id:product_id>/stock", scope="read")
 @blueprint.arguments(StockQuery, location="query")
 @blueprint.response(200, StockOut)
 @blueprint.errors(errors.ProductNotFound)
@@ -152,7 +152,7 @@ def get_stock(query: Values, product_id: int) -> StockAt:
     return queries.stock_at(product_id, query["as_of"])
 
 
-@blueprint.route("/products/<id:product_id>/counts", methods=["POST"])
+@blueprint.route("/products/<id:product_id>/counts", scope="stock", methods=["POST"])
 @blueprint.records(CountIn, ROW)
 @blueprint.errors(errors.ProductNotFound, errors.StaleQuantity)
 def count_product(data: dict[str, object], product_id: int, *, key: RequestKey | None) -> LedgerRow:
@@ -164,7 +164,7 @@ def count_product(data: dict[str, object], product_id: int, *, key: RequestKey |
     return ledger.count(product_id, data, key)
 
 
-@blueprint.route("/products/<id:product_id>", methods=["PUT", "PATCH"])
+@blueprint.route("/products/<id:product_id>", scope="catalogue", methods=["PUT", "PATCH"])
 @blueprint.arguments(ProductUpdate)
 @blueprint.response(200, ProductOut, headers=ETAG_HEADER)
 @blueprint.errors(errors.ProductNotFound, errors.UnknownCategory, errors.DuplicateSku, errors.StaleQuantity)
@@ -185,7 +185,7 @@ def update_product(data: dict[str, object], product_id: int, *, key: RequestKey 
     return product, etag(service.tag_of(product))
 
 
-@blueprint.route("/products/<id:product_id>", methods=["DELETE"])
+@blueprint.route("/products/<id:product_id>", scope="catalogue", methods=["DELETE"])
 @blueprint.response(204)
 @blueprint.errors(errors.ProductNotFound, errors.ProductHasHistory)
 @blueprint.writes(conditional=True)

@@ -12,20 +12,59 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
+from sqlalchemy.exc import DBAPIError
 
 from inventory import create_app
+from inventory.auth import keys
+from inventory.auth.secrets import required_pepper
 from inventory.database.base import check_file
-from inventory.errors import ConfigError
+from inventory.errors import ConfigError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask import Flask
 
+SHORT_PEPPER = 16
+
 
 def load() -> Flask:
+    """The application, for the flask command or for a server. A server also needs what authentication needs."""
     with exit_on_config_error():
-        return create_app()
+        app = create_app()
+        if click.get_current_context(silent=True) is None:
+            check_authentication(app)
+        return app
+
+
+def check_authentication(app: Flask) -> None:
+    """Raise ConfigError if API keys are required, but cannot be validated."""
+    if app.config["INVENTORY_AUTH"] == "keys":
+        required_pepper(app.config)
+
+
+def warnings(app: Flask) -> Iterator[str]:
+    """What an operator should know when the service starts."""
+    if app.config["INVENTORY_AUTH"] == "off":
+        yield "INVENTORY_AUTH is off: requests are not authenticated. Only programs on this machine can connect."
+        return
+    pepper = required_pepper(app.config)
+    if len(pepper.value) < SHORT_PEPPER:
+        yield "INVENTORY_KEY_PEPPER is short. Use a random one, such as the output of 'openssl rand -hex 32'."
+    try:
+        with app.app_context():
+            if not keys.count_active():
+                yield (
+                    "There are no API keys, so all requests are refused. Create the first one: "
+                    "flask --app wsgi keys create NAME --scopes read,stock,catalogue,admin"
+                )
+            if keys.has_other_pepper(pepper):
+                yield (
+                    "Some API keys were created with another INVENTORY_KEY_PEPPER and are refused. "
+                    "Restore that value, or rotate the keys."
+                )
+    except (ServiceError, DBAPIError):
+        return  # not reachable or not migrated; /health says so
 
 
 @contextmanager
@@ -41,6 +80,9 @@ def exit_on_config_error() -> Iterator[None]:
 if __name__ == "__main__":
     with exit_on_config_error():
         application = create_app()
+        check_authentication(application)
         check_file(application)
     settings = application.config
-    click.echo(orjson.dumps({"workers": settings["INVENTORY_WORKERS"], "threads": settings["INVENTORY_THREADS"]}))
+    found = {"workers": settings["INVENTORY_WORKERS"], "threads": settings["INVENTORY_THREADS"]}
+    found |= {"only_loopback": settings["INVENTORY_AUTH"] == "off", "warnings": list(warnings(application))}
+    click.echo(orjson.dumps(found))

@@ -58,7 +58,7 @@ BATCH = Recorded[RecordedBatch](
 )
 
 
-@blueprint.route("/transactions")
+@blueprint.route("/transactions", scope="read")
 @blueprint.arguments(TransactionQuery, location="query")
 @blueprint.page(TransactionOut)
 @blueprint.errors(errors.InvalidCursor)
@@ -72,7 +72,7 @@ def list_transactions(query: Values) -> Page[LedgerRow]:
     return queries.find(query, page)
 
 
-@blueprint.route("/transactions", methods=["POST"])
+@blueprint.route("/transactions", scope="stock", methods=["POST"])
 @blueprint.records(TransactionIn, ROW, one_statement=True)
 @blueprint.errors(*REFUSALS)
 def record_transaction(data: Values, *, key: RequestKey | None) -> LedgerRow:
@@ -86,7 +86,7 @@ def record_transaction(data: Values, *, key: RequestKey | None) -> LedgerRow:
     return service.create(data, key)
 
 
-@blueprint.route("/transactions/batch", methods=["POST"])
+@blueprint.route("/transactions/batch", scope="stock", methods=["POST"])
 @blueprint.records(BatchIn, BATCH)
 @blueprint.errors(errors.BatchRejected)
 def record_batch(data: Values, *, key: RequestKey | None) -> RecordedBatch:
@@ -99,7 +99,7 @@ def record_batch(data: Values, *, key: RequestKey | None) -> RecordedBatch:
     return batches.create(data["lines"], key)
 
 
-@blueprint.route("/transactions/batch/<uuid:batch_id>")
+@blueprint.route("/transactions/batch/<uuid:batch_id>", scope="read")
 @blueprint.response(200, BatchOut)
 @blueprint.errors(errors.TransactionNotFound)
 def get_batch(batch_id: UUID) -> RecordedBatch:
@@ -111,7 +111,7 @@ def get_batch(batch_id: UUID) -> RecordedBatch:
     return batches.get(str(batch_id))
 
 
-@blueprint.route("/transactions/batch/<uuid:batch_id>/reversal", methods=["POST"])
+@blueprint.route("/transactions/batch/<uuid:batch_id>/reversal", scope="stock", methods=["POST"])
 @blueprint.records(ReversalIn, BATCH, body_required=False)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.BatchRejected)
 def reverse_batch(data: Values, batch_id: UUID, *, key: RequestKey | None) -> RecordedBatch:
@@ -123,7 +123,7 @@ def reverse_batch(data: Values, batch_id: UUID, *, key: RequestKey | None) -> Re
     return batches.reverse(str(batch_id), data, key)
 
 
-@blueprint.route("/transactions/feed")
+@blueprint.route("/transactions/feed", scope="read")
 @blueprint.arguments(FeedQuery, location="query")
 @blueprint.response(200, FeedOut(many=True), headers=LINK_HEADER)
 @blueprint.errors(errors.InvalidCursor)
@@ -138,7 +138,7 @@ def read_transactions_feed(query: Values) -> object:
     return rows, next_link(cursor)
 
 
-@blueprint.route("/transactions/<id:transaction_id>")
+@blueprint.route("/transactions/<id:transaction_id>", scope="read")
 @blueprint.response(200, TransactionOut)
 @blueprint.errors(errors.TransactionNotFound)
 def get_transaction(transaction_id: int) -> LedgerRow:
@@ -149,7 +149,7 @@ def get_transaction(transaction_id: int) -> LedgerRow:
     return queries.get(transaction_id)
 
 
-@blueprint.route("/transactions/<id:transaction_id>/reversal", methods=["POST"])
+@blueprint.route("/transactions/<id:transaction_id>/reversal", scope="stock", methods=["POST"])
 @blueprint.records(ReversalIn, ROW, body_required=False)
 @blueprint.errors(errors.TransactionNotFound, errors.AlreadyReversed, errors.NotReversible, errors.InsufficientStock)
 def reverse_transaction(data: Values, transaction_id: int, *, key: RequestKey | None) -> LedgerRow:
@@ -162,7 +162,7 @@ def reverse_transaction(data: Values, transaction_id: int, *, key: RequestKey | 
     return reversals.reverse(transaction_id, data, key)
 
 
-@blueprint.route("/transactions/product/<id:product_id>")
+@blueprint.route("/transactions/product/<id:product_id>", scope="read")
 @blueprint.arguments(HistoryQuery, location="query")
 @blueprint.page(TransactionOut)
 @blueprint.errors(errors.InvalidCursor, errors.ProductNotFound)

@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import bindparam, select
 
 from inventory import errors
+from inventory.caller import require
 from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, require_unit_of_work
 from inventory.database.query import Query
 from inventory.database.types import Folded
@@ -80,14 +81,16 @@ def record(
     """Move a product's stock and write the ledger row. The statement itself decides whether the stock allows it.
 
     Raises UnknownProduct, ProductInactive, StaleQuantity, InsufficientStock, or InvalidFields if the stock would exceed
-    MAX_STOCK. Nothing is changed then. Raises DatabaseBusy if the stock changes back and forth for too long.
+    MAX_STOCK, and InsufficientScope. Nothing is changed then. Raises DatabaseBusy if the stock changes back and forth
+    for too long.
     """
+    actor = require("stock").actor
     statements = record_one(
         db.engine.dialect.name,
         only_active=movement.transaction_type != "adjustment",
         expecting=movement.expected_quantity is not None,
     )
-    values = vars(movement) | {"product_id": product_id, "delta": movement.delta, "batch_id": batch_id}
+    values = vars(movement) | {"product_id": product_id, "delta": movement.delta, "batch_id": batch_id, "actor": actor}
     values |= key.columns() if key else NO_KEY
     parameters = {f"new_{name}": value for name, value in values.items()}
     for _attempt in range(MAX_ATTEMPTS):
@@ -131,8 +134,9 @@ def write_all(
 ) -> Iterator[tuple[Any, ...]]:
     """Write the rows of movements. Yields the given columns of each, the id first, in the order of the movements."""
     require_unit_of_work()
+    actor = require("stock").actor
     for part in parts_without_repetition(movements):
-        parameters = {"lines": in_json(part), "new_batch_id": batch_id}
+        parameters = {"lines": in_json(part), "new_batch_id": batch_id, "new_actor": actor}
         written = execute_in_turn(record_many(db.engine.dialect.name, *columns), parameters, len(part))
         refuse_others(part, {row[1] for row in written})
         yield from sorted(written, key=itemgetter(0))

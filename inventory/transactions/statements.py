@@ -59,6 +59,7 @@ GIVEN = (
     "notes",
     "reverses_id",
     "batch_id",
+    "actor",
     "client",
     "idempotency_key",
     "fingerprint",
@@ -81,7 +82,7 @@ def item(element: ColumnElement[object], name: str) -> ColumnElement[Any]:
 def line_in(element: ColumnElement[object]) -> Line:
     """The movement in an element of the array."""
     given = {name: item(element, name) for name in IN_LINE if name != "number"}
-    return given | {"batch_id": ONE["batch_id"], "client": literal_column("''", String)}
+    return given | {"batch_id": ONE["batch_id"], "actor": ONE["actor"], "client": literal_column("''", String)}
 
 
 MANY = line_in(ELEMENTS.c.value)

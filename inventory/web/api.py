@@ -15,6 +15,7 @@ from inventory.database.unit_of_work import run
 from inventory.dumper import dumper
 from inventory.fields import MAX_ID, Flag, TextSchema
 from inventory.web import addresses
+from inventory.web.access import Access, requires
 from inventory.web.addresses import QUERY, IdConverter
 from inventory.web.conditional import answer_conditionally, condition
 from inventory.web.idempotency import idempotency_key, mark_replay, unless_done
@@ -108,8 +109,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._prepare_doc_cbks.append(self._complete_doc)
 
-    def route(self, rule: str, **options: Any) -> Callable[[F], F]:
-        decorator: Callable[[F], F] = super().route(rule, parameters=path_parameters(rule), **options)
+    def route(self, rule: str, *, scope: str | None, key_optional: bool = False, **options: Any) -> Callable[[F], F]:
+        """Route a path to a view that requires an API key with a scope, or none."""
+        required = Access(scope, key_optional)
+        route: Callable[[F], F] = super().route(rule, parameters=path_parameters(rule), **options)
+
+        def decorator(view: F) -> F:
+            return route(requires(required)(annotated(view, access=[required])))
+
         return decorator
 
     def _store_endpoint_docs(self, endpoint: str, *args: Any, **options: Any) -> None:

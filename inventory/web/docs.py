@@ -13,6 +13,7 @@ import flask_swagger_ui
 import orjson
 
 from inventory.errors import NotFound
+from inventory.web.access import PUBLIC, requires
 from inventory.web.prepared import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def init_app(app: Flask, api: Api) -> None:
     name, release = app.config["API_TITLE"], app.config["API_VERSION"]
 
     @app.get("/")
+    @requires(PUBLIC)
     def welcome() -> Response:
         links = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health"}
         return flask.jsonify({"name": name, "version": release, **links})
@@ -54,11 +56,13 @@ def init_app(app: Flask, api: Api) -> None:
         return prepare(orjson.dumps(api.spec.to_dict()), "application/json")
 
     @app.get("/openapi.json")
+    @requires(PUBLIC)
     def openapi() -> Response:
         return document().respond(CHECK)
 
     @app.get("/docs/")
     @app.get("/docs/<path:path>")
+    @requires(PUBLIC)
     def docs(path: str = "index.html") -> Response:
         if path != "index.html":
             return swagger(path)

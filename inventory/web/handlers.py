@@ -59,7 +59,7 @@ def error_of_status(status: int) -> ServiceError:
 def respond(error: ServiceError) -> Response:
     response = flask.jsonify(error.envelope())
     response.status_code = error.status
-    response.headers.extend(dict(error.headers))
+    response.headers.extend(error.response_headers())
     response.call_on_close(partial(drain_body, flask.request.environ))
     return response
 

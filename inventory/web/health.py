@@ -8,6 +8,7 @@ from flask import current_app
 from marshmallow import fields
 
 from inventory import errors
+from inventory.caller import caller
 from inventory.database import revisions
 from inventory.database.base import db
 from inventory.database.engines import check_writable, server_version
@@ -28,7 +29,9 @@ class PoolOut(AnswerSchema):
 
 
 class HealthOut(AnswerSchema):
-    """Readiness of the service."""
+    """Readiness of the service. Only callers with the scope `read` get more than `status`."""
+
+    optional = frozenset({"database", "revision", "pool"})
 
     status = Choice(["ok"], component="HealthStatus")
     database = fields.String(metadata={"description": "Engine and version."})
@@ -42,20 +45,23 @@ class LiveOut(AnswerSchema):
     status = Choice(["ok"], component="HealthStatus")
 
 
-@blueprint.route("/health")
+@blueprint.route("/health", scope="read", key_optional=True)
 @blueprint.response(200, HealthOut)
 def get_health() -> object:
     """Check readiness.
 
     200 if the database is reachable, migrated to the latest revision and writable. Otherwise 503 `database_unavailable`
-    with the reason.
+    with the reason. `database`, `revision` and `pool` are returned only to keys with the scope `read`.
     """
     head = revisions.known(current_app.extensions["migrate"].directory)[0]
     with db.engine.connect() as connection:
         revision = revisions.current(connection)
+        may_see_details = "read" in caller().scopes
         if revision != head:
-            raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head})
+            raise errors.DatabaseNotMigrated(details={"revision": revision, "head": head} if may_see_details else None)
         check_writable(connection)
+        if not may_see_details:
+            return {"status": "ok"}
         return {
             "status": "ok",
             "database": server_version(connection),
@@ -70,7 +76,7 @@ def pool_figures(pool: Pool) -> dict[str, int]:
     return {"size": size(), "in_use": in_use()}
 
 
-@blueprint.route("/health/live")
+@blueprint.route("/health/live", scope=None)
 @blueprint.response(200, LiveOut)
 def get_liveness() -> object:
     """Check liveness.

@@ -23,6 +23,7 @@ from sqlalchemy import bindparam, insert, literal, select, union_all
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from inventory import errors
+from inventory.caller import caller
 from inventory.database.base import execute, fetch_one, fetch_value, unit_of_work_connection
 from inventory.database.engines import advisory_lock, is_locked
 from inventory.database.query import Query
@@ -128,7 +129,8 @@ def idempotency_key(*payload: object, moves_stock: bool) -> RequestKey | None:
         return None
     # The canonical address: 007 in a path is 7.
     address = flask.url_for(request.endpoint or "", **(request.view_args or {}))
-    key = flask.g.idempotency_key = RequestKey("", parse(sent), fingerprint([request.method, address, payload]))
+    content = fingerprint([request.method, address, payload])
+    key = flask.g.idempotency_key = RequestKey(caller().client, parse(sent), content)
     return key
 
 

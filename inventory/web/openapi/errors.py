@@ -40,6 +40,12 @@ class InsufficientStockDetails(AnswerSchema):
     requested = Integer(metadata={"description": "Units requested."})
 
 
+class InsufficientScopeDetails(AnswerSchema):
+    """The scope that the API key does not have."""
+
+    scope = fields.String(metadata={"description": "The required scope."})
+
+
 class StaleQuantityDetails(AnswerSchema):
     """The expected stock and the current stock."""
 
@@ -118,6 +124,7 @@ class DatabaseUnavailableDetails(AnswerSchema):
 DETAILS: dict[type[errors.ServiceError], type[Schema]] = {
     errors.InsufficientStock: InsufficientStockDetails,
     errors.BatchRejected: BatchRejectedDetails,
+    errors.InsufficientScope: InsufficientScopeDetails,
     errors.StaleQuantity: StaleQuantityDetails,
     errors.AlreadyReversed: AlreadyReversedDetails,
     errors.ValidationFailed: ValidationFailedDetails,
@@ -146,6 +153,7 @@ EXAMPLES: dict[type[errors.ServiceError], errors.ServiceError] = {
                 ],
             },
         ),
+        errors.InsufficientScope("stock"),
         errors.StaleQuantity(details={"expected": 12, "quantity_on_hand": 10}),
         errors.AlreadyReversed(details={"transaction_ids": [348]}),
         errors.ValidationFailed(details={"json": {"name": ["Missing data for required field."]}}),

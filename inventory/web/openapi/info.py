@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inventory.web.openapi.operations import SECURITY_SCHEMES
+
 if TYPE_CHECKING:
     from inventory.web.openapi.json_types import JsonObject
 
@@ -25,6 +27,12 @@ tabs in multi-line text. SKUs and category names are unique, case-insensitive.
 **Lists** are bare arrays of up to `limit` rows. The `Link` header contains the URL of the next page as `rel="next"`
 and of the previous page as `rel="prev"`. Prefer these links to `skip`: they stay exact while rows are added.
 `include_total=true` adds `X-Total-Count`. `sort` takes column names, with `-` for descending order.
+
+**Access.** Requests need an API key, sent as `Authorization: Bearer <key>` or `X-API-Key: <key>`, unless the operator
+has switched keys off. Each operation requires one scope of the key: `read`, `stock`, `catalogue` or `admin`. No scope
+includes another one. A request of the catalogue that also changes stock requires `stock`, too. A missing or invalid key
+returns 401 `unauthorized`, a missing scope 403 `insufficient_scope`. The name of the key is the `actor` of the ledger
+rows that it writes. Idempotency keys belong to the API key, so two clients can use the same ones.
 
 **Errors** have one format: `{"error": "insufficient_stock", "message": "Cannot sell 20 units: only 10 available",
 "code": 400}`. `error` is a stable slug for programs, `message` is for people, `code` is the HTTP status. Some errors
@@ -54,8 +62,7 @@ OPTIONS: JsonObject = {
         "contact": {"name": "The inventory contributors"},
     },
     "servers": [{"url": "/", "description": "This service"}],
-    # API keys are not implemented yet, so no operation requires credentials.
-    "security": [],
+    "components": {"securitySchemes": SECURITY_SCHEMES},
 }
 
 

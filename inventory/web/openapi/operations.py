@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from apispec import APISpec
 
+    from inventory.web.access import Access
     from inventory.web.openapi.json_types import JsonObject
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -86,6 +87,11 @@ PATH_PARAMETERS: dict[str, JsonObject] = {
     "sku": {"description": "SKU of the product, case-insensitive, percent-encoded.", "example": "MUG-01"},
 }
 
+SECURITY_SCHEMES: dict[str, JsonObject] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The API key, as a bearer token (RFC 6750)."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The API key."},
+}
+
 # Errors common to all operations.
 ALWAYS = (
     errors.BadRequest,
@@ -96,6 +102,7 @@ ALWAYS = (
     errors.DatabaseUnavailable,
     errors.DatabaseBusy,
 )
+ON_ACCESS = (errors.Unauthorized, errors.InsufficientScope)
 ON_BODY = (
     errors.MalformedJson,
     errors.UnsupportedEncoding,
@@ -138,6 +145,7 @@ def complete(operation: JsonObject, documentation: JsonObject, method: str, spec
     name = operation["operationId"] = documentation["operation_id"]
     headers = documentation.get("headers", [])
     operation["parameters"] = [*operation.get("parameters", ()), *headers]
+    operation["security"] = security(documentation["access"][0])
     answers = {str(status): described for status, described in operation.get("responses", {}).items()}
     add_request_examples(operation, REQUESTS.get(name, {}))
     add_answer_examples(answers, ANSWERS.get(name, {}))
@@ -153,7 +161,16 @@ def complete(operation: JsonObject, documentation: JsonObject, method: str, spec
 def errors_of(operation: JsonObject, documentation: JsonObject, method: str) -> list[type[errors.ServiceError]]:
     on_body = ON_BODY if "requestBody" in operation else ()
     on_write = ON_WRITE if method != "get" else ()
-    return [*documentation.get("errors", ()), *ALWAYS, *on_body, *on_write]
+    on_access = ON_ACCESS if operation["security"] and {} not in operation["security"] else ()
+    return [*documentation.get("errors", ()), *ALWAYS, *on_access, *on_body, *on_write]
+
+
+def security(access: Access) -> list[JsonObject]:
+    """The ways to present a key with the required scope. An empty one means that it also works without a key."""
+    if access.scope is None:
+        return []
+    without_key: list[JsonObject] = [{}] if access.is_optional else []
+    return [*({scheme: [access.scope]} for scheme in SECURITY_SCHEMES), *without_key]
 
 
 def add_request_examples(operation: JsonObject, examples: JsonObject) -> None:
