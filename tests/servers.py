@@ -12,7 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,12 +47,15 @@ class Gunicorn:
         folder: Path = ROOT,
         workers: int = 2,
         threads: int = 8,
+        addresses: Sequence[str] = (),
         **settings: str,
     ) -> None:
         self.application, self.folder = application, folder
         # The settings of gunicorn.conf.py are for the service itself.
         own = ["-c", os.devnull, "-k", "gthread", "-w", str(workers), "--threads", str(threads)]
         self.options = [] if application == "wsgi:app" else own
+        # Besides its port on 127.0.0.1.
+        self.options += [option for address in addresses for option in ("-b", address)]
         self.port = free_port()
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - open as long as the server
         self.environment = os.environ | {

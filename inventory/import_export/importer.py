@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 
+from inventory.caller import require
 from inventory.database.base import begin
 from inventory.database.engines import SNAPSHOT
 from inventory.database.types import fold
@@ -100,13 +101,18 @@ def chunked(items: Iterator[T]) -> Iterator[list[T]]:
 def apply_rows(
     scratch: Scratch, problems: Problems, *, mode: str, dry_run: bool, key: RequestKey | None, progress: Progress
 ) -> Outcome:
-    """Compare the stored rows with a new snapshot, and write what they change unless this is a dry run."""
+    """Compare the stored rows with a new snapshot, and write what they change unless this is a dry run.
+
+    Raises InsufficientScope if they move stock and the caller may not.
+    """
     with begin(SNAPSHOT):
         earlier = recall(key)
         if earlier is not None:
             return outcome_of(earlier)
         planned, problems = compare_rows(scratch, problems, mode, progress)
     problems.raise_if_any()
+    if planned.stock_transactions:
+        require("stock")
     return planned if dry_run else apply_changes(scratch, planned.rows, mode, key)
 
 

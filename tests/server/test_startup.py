@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -134,5 +135,53 @@ def test_migration_is_exempt_from_the_statement_timeout(database_url: str) -> No
         db.engine.dispose()
 
 
-def test_gunicorn_logs_missing_authentication_at_start(server: Gunicorn) -> None:
-    assert "API keys are not implemented yet: requests are not authenticated." in server.output()
+def test_gunicorn_warns_that_requests_are_not_authenticated(server: Gunicorn) -> None:
+    assert "INVENTORY_AUTH is off: requests are not authenticated." in server.output()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_without_keys_other_addresses_than_loopback_are_refused(address: str, database_url: str) -> None:
+    ended = run([*SERVE, "-b", "127.0.0.1:0", "-b", address], {"DATABASE_URL": database_url, "INVENTORY_AUTH": "off"})
+    assert "INVENTORY_AUTH=off is refused on" in ended.stdout
+    assert "Booting worker" not in ended.stdout
+    assert ended.returncode == 2
+
+
+def test_without_keys_unix_socket_is_served(database_url: str, tmp_path: Path) -> None:
+    socket_path = tmp_path / "socket"
+    with Gunicorn(database_url, addresses=[f"unix:{socket_path}"]):
+        assert socket_path.is_socket()
+
+
+def test_keys_without_pepper_print_one_line_and_exit_with_2(database_url: str) -> None:
+    ended = run(SERVE, {"DATABASE_URL": database_url})
+    assert ended.stdout.startswith("inventory: INVENTORY_KEY_PEPPER is required for API keys.")
+    assert ended.stdout.count("\n") == 1
+    assert ended.returncode == 2
+
+
+def test_other_servers_require_the_pepper_too(database_url: str) -> None:
+    ended = run(["wsgi"], {"DATABASE_URL": database_url})
+    assert ended.stdout.startswith("inventory: INVENTORY_KEY_PEPPER is required for API keys.")
+    assert ended.returncode == 2
+
+
+def test_commands_without_keys_need_no_pepper(empty_database_url: str) -> None:
+    assert run(UPGRADE, {"DATABASE_URL": empty_database_url}).returncode == 0
+
+
+def test_reload_to_an_exposed_service_without_keys_ends_it(database_url: str, tmp_path: Path) -> None:
+    """The settings of a running master change only with its configuration file."""
+    folder = checkout(tmp_path)
+    with Gunicorn(
+        database_url,
+        folder=folder,
+        addresses=["0.0.0.0:0"],
+        INVENTORY_AUTH="keys",
+        INVENTORY_KEY_PEPPER="a pepper for tests, which is long enough",
+    ) as server:
+        configuration = folder / "gunicorn.conf.py"
+        configuration.write_text('import os\nos.environ["INVENTORY_AUTH"] = "off"\n' + configuration.read_text())
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(60) == 2
+        assert "INVENTORY_AUTH=off is refused on 0.0.0.0" in server.output()
