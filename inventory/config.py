@@ -142,12 +142,12 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
         if path is None:
             continue
         if name in values:
-            raise ValidationError(f"Set either {name} or {name}_FILE.", f"{name}_FILE")
+            raise ValidationError({f"{name}_FILE": [f"Set either {name} or {name}_FILE."]})
         try:
             values[name] = Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-            raise ValidationError(f"Cannot read the file: {reason}.", f"{name}_FILE") from None
+            raise ValidationError({f"{name}_FILE": [f"Cannot read the file: {reason}."]}) from None
     return values
 
 
@@ -161,14 +161,14 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
     declared = Settings._declared_fields  # noqa: SLF001
     accepted = {*declared, *(f"{name}_FILE" for name in SECRETS)}
     given = {key: value for key, value in environ.items() if key in accepted or key.startswith(PREFIX)}
-    others = {}
+    overriding, others = {}, {}
     for key, value in (overrides or {}).items():
         if key in accepted or key.startswith(PREFIX):
-            given[key] = str(value)
+            overriding[key] = str(value)
         else:
             others[key] = value
     try:
-        settings: dict[str, Any] = Settings().load(with_files(given))
+        settings: dict[str, Any] = Settings().load(with_files(given) | with_files(overriding))
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
         raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from inventory import create_app
 from inventory.config import Settings, load
 from inventory.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The bounds of each integer setting, and values that are not integers.
 BOUNDS = {
@@ -165,3 +169,36 @@ def test_unknown_database_url_option_is_rejected(url: str, named: str) -> None:
 )
 def test_known_database_url_options_are_accepted(url: str) -> None:
     create_app({"DATABASE_URL": url})
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_secret_can_be_in_a_file(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / "pepper"
+    file.write_bytes(f" a secret {ending}".encode())
+    assert load(environ={"INVENTORY_KEY_PEPPER_FILE": str(file)})["INVENTORY_KEY_PEPPER"] == " a secret "
+
+
+def test_secret_in_a_file_is_validated(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("mysql://127.0.0.1/stock")
+    assert "DATABASE_URL: Must be a sqlite" in config_error(DATABASE_URL_FILE=str(tmp_path / "url"))
+    (tmp_path / "pepper").touch()
+    assert "INVENTORY_KEY_PEPPER: " in config_error(INVENTORY_KEY_PEPPER_FILE=str(tmp_path / "pepper"))
+
+
+def test_unreadable_file_and_double_secret_are_errors(tmp_path: Path) -> None:
+    missing = config_error(INVENTORY_KEY_PEPPER_FILE=str(tmp_path / "missing"))
+    assert "INVENTORY_KEY_PEPPER_FILE: Cannot read the file: No such file or directory." in missing
+    (tmp_path / "binary").write_bytes(b"\xff")
+    assert "it is not text in UTF-8" in config_error(INVENTORY_KEY_PEPPER_FILE=str(tmp_path / "binary"))
+    double = config_error(INVENTORY_KEY_PEPPER="x", INVENTORY_KEY_PEPPER_FILE=str(tmp_path / "missing"))
+    assert "INVENTORY_KEY_PEPPER_FILE: Set either INVENTORY_KEY_PEPPER or INVENTORY_KEY_PEPPER_FILE." in double
+
+
+def test_override_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "pepper").write_text("secret")
+    environ = {"INVENTORY_KEY_PEPPER_FILE": str(tmp_path / "pepper")}
+    assert load({"INVENTORY_KEY_PEPPER": "other"}, environ)["INVENTORY_KEY_PEPPER"] == "other"
+
+
+def test_other_settings_have_no_file(tmp_path: Path) -> None:
+    assert "INVENTORY_THREADS_FILE: Unknown setting." in config_error(INVENTORY_THREADS_FILE=str(tmp_path))

@@ -15,7 +15,8 @@ import pytest
 
 from tests.clients import HttpClient, answer_to
 from tests.servers import Gunicorn, free_port
-from tests.test_readme import README, fenced
+from tests.sessions import fenced
+from tests.test_readme import README
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

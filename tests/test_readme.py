@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +14,7 @@ from inventory import create_app
 from inventory.config import Settings
 from inventory.database.base import db
 from tests.servers import ROOT, Gunicorn
+from tests.sessions import fenced, normalized, steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
-# Values that differ between runs are replaced before the comparison.
-TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
-CURSOR = re.compile(r"cursor=[\w-]+")
 DEFAULTS_IN_WORDS = {
+    "INVENTORY_KEY_PEPPER": "none",
     "INVENTORY_WORKERS": "one per processor",
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",
@@ -36,34 +34,8 @@ DEFAULTS_IN_WORDS = {
 pytestmark = pytest.mark.slow
 
 
-def fenced(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 def code(text: str) -> list[str]:
     return [*re.findall(r"`([^`\n]+)`", text), *fenced(text, "sh"), *fenced(text, "console")]
-
-
-def tour() -> list[tuple[str, str]]:
-    """Commands and their documented output. A command continues after an open quote, a backslash or a pipe."""
-    steps = []
-    for block in fenced(README, "console"):
-        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            lines = step.splitlines(keepends=True)
-            command = lines.pop(0)
-            while command.count("'") % 2 or command.rstrip().endswith(("\\", "|")):
-                command += lines.pop(0)
-            steps.append((command, "".join(lines)))
-    return steps
-
-
-def normalized(answer: str) -> Any:
-    """JSON as data, so that line breaks do not matter; other output as words by line."""
-    stable = CURSOR.sub("cursor=…", TIMESTAMP.sub("a timestamp", answer))
-    try:
-        return json.loads(stable)
-    except ValueError:
-        return [line.split() for line in stable.splitlines()]
 
 
 def settings_table() -> list[tuple[str, str, str]]:
@@ -87,7 +59,7 @@ def test_tour_commands_print_the_documented_output(demo_server: Gunicorn, engine
     later = int(engine_name == "postgresql")
     answers = [
         (command, re.sub(r'"id": (35\d)', lambda row: f'"id": {int(row[1]) + later}', answer))
-        for command, answer in tour()
+        for command, answer in steps(README)
     ]
     shown = [(command, normalized(answer)) for command, answer in answers]
     got = []
@@ -102,7 +74,7 @@ def test_tour_commands_print_the_documented_output(demo_server: Gunicorn, engine
 
 
 def test_tour_covers_the_main_endpoints() -> None:
-    commands = "".join(command for command, _answer in tour())
+    commands = "".join(command for command, _answer in steps(README))
     for address in ("/categories", "/products", "/transactions", "/low-stock", "/export/", "/import/"):
         assert address in commands
 
