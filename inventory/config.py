@@ -11,8 +11,9 @@ import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -20,7 +21,7 @@ from inventory.errors import ConfigError
 from inventory.fields import Choice, Flag, Integer, TextSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "INVENTORY_"
 MEBIBYTE = 1024 * 1024
@@ -52,6 +53,33 @@ class HostNames(fields.String):
         return tuple(names)
 
 
+class Words(fields.String):
+    """Comma-separated words, each one of ``choices``."""
+
+    default_error_messages = {  # noqa: RUF012 - marshmallow's own form
+        "word": "Must be a comma-separated list of: {choices}."
+    }
+
+    def __init__(self, *, choices: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.choices = choices
+
+    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object) -> Any:
+        words = tuple(word.strip() for word in super()._deserialize(value, attr, data, **kwargs).split(","))
+        if not set(words) <= set(self.choices):
+            raise self.make_error("word", choices=", ".join(self.choices))
+        return words
+
+
+def check_key_set(value: str) -> None:
+    """A file, an https:// URL, or an http:// URL of this machine."""
+    if "://" not in value:
+        return
+    url = urlsplit(value)
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
+        raise ValidationError("Must be a file or an https:// URL.")
+
+
 def check_folder(value: str) -> None:
     try:
         with tempfile.TemporaryFile(dir=value):
@@ -62,6 +90,16 @@ def check_folder(value: str) -> None:
 
 class Settings(TextSchema):
     error_messages = {"unknown": "Unknown setting."}  # noqa: RUF012 - marshmallow's own form
+
+    @validates_schema
+    def check_identity_provider(self, data: Mapping[str, Any], **_kwargs: object) -> None:
+        """An issuer, an audience and keys belong together: tokens for other services must not be accepted here."""
+        together = ("INVENTORY_JWT_ISSUER", "INVENTORY_JWT_AUDIENCE", "INVENTORY_JWT_KEYS")
+        missing = [name for name in together if data.get(name) is None]
+        if 0 < len(missing) < len(together):
+            raise ValidationError(
+                {name: [f"Required with {' and '.join(sorted({*together} - {*missing}))}."] for name in missing}
+            )
 
     DATABASE_URL = fields.String(
         load_default="sqlite:///inventory.db",
@@ -77,6 +115,35 @@ class Settings(TextSchema):
         load_default=None,
         validate=validate.Length(min=1),
         metadata={"description": "secret with which API keys are hashed; required unless INVENTORY_AUTH is off"},
+    )
+    INVENTORY_JWT_ISSUER = fields.String(
+        load_default=None,
+        validate=validate.Length(min=1),
+        metadata={"description": "issuer (iss) of accepted JSON Web Tokens; without it only API keys are accepted"},
+    )
+    INVENTORY_JWT_AUDIENCE = fields.String(
+        load_default=None,
+        validate=validate.Length(min=1),
+        metadata={"description": "audience (aud) that tokens must name; required with an issuer"},
+    )
+    INVENTORY_JWT_KEYS = fields.String(
+        load_default=None,
+        validate=check_key_set,
+        metadata={"description": "file or https:// URL of the JSON Web Key Set of the issuer; required with an issuer"},
+    )
+    INVENTORY_JWT_ALGORITHMS = Words(
+        choices=("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
+        load_default=("RS256", "ES256"),
+        metadata={"description": "comma-separated list of accepted algorithms of tokens"},
+    )
+    INVENTORY_JWT_SCOPE_CLAIM = fields.String(
+        load_default="scope",
+        validate=validate.Length(min=1),
+        metadata={"description": "claim with the scopes of a token: words separated by spaces, or an array"},
+    )
+    INVENTORY_JWT_SCOPE_PREFIX = fields.String(
+        load_default="",
+        metadata={"description": "prefix of this service's scopes in that claim, such as inventory:"},
     )
     INVENTORY_WORKERS = Integer(
         load_default=os.cpu_count() or 1,

@@ -119,7 +119,9 @@ class CrossSiteRequest(ServiceError):
 class Unauthorized(ServiceError):
     status = 401
     slug = "unauthorized"
-    default_message = "Invalid API key. Send a valid one as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
+    default_message = (
+        "Invalid API key or token. Send a valid one as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."
+    )
     headers: ClassVar = {"WWW-Authenticate": 'Bearer realm="inventory", error="invalid_token"'}
 
 
@@ -133,10 +135,10 @@ class InsufficientScope(ServiceError):
 
     status = 403
     slug = "insufficient_scope"
-    default_message = "The API key does not have the required scope."
+    default_message = "The API key or token does not have the required scope."
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"The API key does not have the scope '{scope}'.", {"scope": scope})
+        super().__init__(f"The API key or token does not have the scope '{scope}'.", {"scope": scope})
         self.scope = scope
 
     def response_headers(self) -> dict[str, str]:

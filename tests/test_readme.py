@@ -25,6 +25,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 DEFAULTS_IN_WORDS = {
     "INVENTORY_KEY_PEPPER": "none",
+    "INVENTORY_JWT_ISSUER": "none",
+    "INVENTORY_JWT_AUDIENCE": "none",
+    "INVENTORY_JWT_KEYS": "none",
+    "INVENTORY_JWT_ALGORITHMS": "`RS256,ES256`",
+    "INVENTORY_JWT_SCOPE_PREFIX": "empty",
     "INVENTORY_WORKERS": "one per processor",
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import flask
 from sqlalchemy import bindparam, or_, update
 from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
+from inventory.auth.known import RefusedKey
 from inventory.auth.secrets import Pepper
-from inventory.auth.validation import RefusedKey, Validator
+from inventory.auth.validation import KeyValidator
 from inventory.caller import NOBODY, Caller, require
 from inventory.database.base import execute
 from inventory.database.unit_of_work import unit_of_work
@@ -35,19 +37,31 @@ NOTE_USE = (
 logger = logging.getLogger(__name__)
 
 
+class Validator(Protocol):
+    def caller(self, key: str) -> Caller:
+        """Whose key or token this is. Raises RefusedKey."""
+
+
+class Validators(NamedTuple):
+    """Of API keys, and of tokens if there is an identity provider."""
+
+    keys: Validator
+    tokens: Validator | None
+
+
 def presented() -> str | None:
-    """The key that the request presents, if any. Raises Unauthorized if it presents two."""
+    """The key or token that the request presents, if any. Raises Unauthorized if it presents two."""
     headers = flask.request.headers
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     # Another scheme is for a proxy, which forwards it.
     keys = [bearer] if scheme.lower() == "bearer" else []
     keys += headers.getlist("X-API-Key")
     if len(keys) > 1:
-        raise errors.Unauthorized("Send one API key, in one header only.")
+        raise errors.Unauthorized("Send one API key or token, in one header only.")
     return keys[0] if keys else None
 
 
-def authenticate(validator: Validator) -> None:
+def authenticate(validators: Validators) -> None:
     """Set the caller of a request. Raises KeyRequired, Unauthorized, and InsufficientScope.
 
     OPTIONS needs no key, because a browser asks without one whether it may send it.
@@ -57,19 +71,21 @@ def authenticate(validator: Validator) -> None:
     if scope is None or flask.request.method == "OPTIONS":
         return
     try:
-        flask.g.caller = identify(validator)
+        flask.g.caller = identify(validators)
         require(scope)
     except (errors.Unauthorized, errors.InsufficientScope, DBAPIError):
         if not is_optional:
             raise
 
 
-def identify(validator: Validator) -> Caller:
+def identify(validators: Validators) -> Caller:
     """Whose key the request presents. Raises KeyRequired and Unauthorized."""
     key = presented()
     if key is None:
         raise errors.KeyRequired
     try:
+        # The text of a key has no dot, and a token has two.
+        validator = validators.tokens if "." in key and validators.tokens else validators.keys
         return validator.caller(key)
     except RefusedKey as reason:
         logger.warning("API key refused: %s.", reason)
@@ -99,5 +115,13 @@ def write_use(app: Flask, key_id: str) -> None:
 def init_app(app: Flask) -> None:
     """Require API keys, unless INVENTORY_AUTH is off. The pepper is checked when the service starts to serve."""
     if app.config["INVENTORY_AUTH"] == "keys":
-        pepper = Pepper(app.config["INVENTORY_KEY_PEPPER"] or "")
-        app.before_request(partial(authenticate, Validator(pepper, note_use)))
+        keys = KeyValidator(Pepper(app.config["INVENTORY_KEY_PEPPER"] or ""), note_use)
+        app.before_request(partial(authenticate, Validators(keys, token_validator(app))))
+
+
+def token_validator(app: Flask) -> Validator | None:
+    """None without an identity provider. Then its module is not loaded, which takes 20 MB and 0.1 s."""
+    if app.config["INVENTORY_JWT_ISSUER"] is None:
+        return None
+    validator: Validator = import_module("inventory.auth.tokens").TokenValidator(app.config)
+    return validator

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inventory.auth import authentication, keys, validation
+from inventory.auth import authentication, keys, known
+from inventory.auth.known import CACHE_SECONDS
 from inventory.auth.secrets import Pepper, new_id
 from inventory.auth.secrets import new_key as key_text
-from inventory.auth.validation import Validator
+from inventory.auth.validation import KeyValidator
 from inventory.database.base import db
 from inventory.models.api_key import ApiKey
 from tests import builders
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-EXPIRED_OR_ROTATED = "has expired, or was rotated"
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(validation, "time", made)
+    monkeypatch.setattr(known, "time", made)
     return made
 
 
@@ -116,7 +116,7 @@ def test_key_in_both_headers_is_refused(keyed: Flask) -> None:
     key = new_key(keyed)
     answer = send(keyed, ("Authorization", f"Bearer {key}"), ("X-API-Key", key))
     assert error_of(answer) == (401, "unauthorized")
-    assert body(answer)["message"] == "Send one API key, in one header only."
+    assert body(answer)["message"] == "Send one API key or token, in one header only."
 
 
 def test_repeated_header_is_refused(keyed: Flask) -> None:
@@ -134,18 +134,18 @@ def test_key_in_the_query_is_refused_and_not_logged(keyed: Flask, log: pytest.Lo
 
 
 def test_refused_keys_get_the_same_answer_and_the_log_says_why(keyed: Flask, log: pytest.LogCaptureFixture) -> None:
-    revoked, expired, known = (new_key(keyed, name=name) for name in ("revoked", "expired", "known"))
+    revoked, expired, known_key = (new_key(keyed, name=name) for name in ("revoked", "expired", "known"))
     with keyed.app_context():
         keys.revoke("revoked")
         keys.find("expired").expires_at = LONG_AGO
         db.session.commit()
-    unknown, wrong = key_text(new_id()), key_text(known[4:16])
+    unknown, wrong = key_text(new_id()), key_text(known_key[4:16])
     reasons = {
         "no key": "not in the format of a key",
-        unknown: f"no key has the id {unknown[4:16]}",
-        wrong: f"wrong secret for key {known[4:16]}",
-        revoked: f"key {revoked[4:16]} is revoked",
-        expired: f"key {expired[4:16]} {EXPIRED_OR_ROTATED}",
+        unknown: f"key {unknown[4:16]}: unknown",
+        wrong: f"key {known_key[4:16]}: wrong secret",
+        revoked: f"key {revoked[4:16]}: revoked",
+        expired: f"key {expired[4:16]}: expired, or replaced by a rotation",
     }
     answers = []
     for key, reason in reasons.items():
@@ -159,7 +159,7 @@ def test_refused_keys_get_the_same_answer_and_the_log_says_why(keyed: Flask, log
 
 
 def test_unknown_id_takes_the_same_steps_as_a_wrong_secret(keyed: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = new_key(keyed)
+    known_key = new_key(keyed)
     compared: list[tuple[int, int]] = []
     compare = hmac.compare_digest
 
@@ -170,7 +170,7 @@ def test_unknown_id_takes_the_same_steps_as_a_wrong_secret(keyed: Flask, monkeyp
     monkeypatch.setattr(hmac, "compare_digest", compare_digest)
     executed: list[str] = []
     with watched(keyed, before=lambda text, _values: executed.append(text)):
-        for key in (key_text(new_id()), key_text(known[4:16])):
+        for key in (key_text(new_id()), key_text(known_key[4:16])):
             assert send(keyed, ("X-API-Key", key)).status_code == 401
     assert compared == [(64, 64)] * 2
     assert len(executed) == 2
@@ -183,7 +183,7 @@ def test_wrong_pepper_refuses_every_key_and_the_log_says_why(
     key = new_key(keyed)
     other = keyed_app(database_url, "another pepper, after a restart")
     assert error_of(send(other, ("X-API-Key", key))) == (401, "unauthorized")
-    assert log.messages == [f"API key refused: key {key[4:16]} was created with another INVENTORY_KEY_PEPPER."]
+    assert log.messages == [f"API key refused: key {key[4:16]}: created with another INVENTORY_KEY_PEPPER."]
     with other.app_context():
         assert keys.has_other_pepper(Pepper("another pepper, after a restart"))
         assert not keys.has_other_pepper(Pepper(PEPPER))
@@ -262,7 +262,7 @@ def test_rotated_secret_is_valid_until_the_end_of_the_overlap(keyed: Flask, cloc
     assert [send(keyed, ("X-API-Key", key)).status_code for key in (first, second)] == [200, 200]
     with keyed.app_context():
         third = keys.rotate(Pepper(PEPPER), "till", timedelta(0)).text
-    clock.seconds += validation.CACHE_SECONDS
+    clock.seconds += CACHE_SECONDS
     assert [send(keyed, ("X-API-Key", key)).status_code for key in (first, second, third)] == [401, 401, 200]
 
 
@@ -284,7 +284,7 @@ def test_cached_key_is_refused_within_five_seconds(column: str, keyed: Flask, cl
     client = client_with(keyed, new_key(keyed, "read"))
     assert client.get("/products").status_code == 200
     expire(keyed, ApiKey, **{column: LONG_AGO})
-    clock.seconds += validation.CACHE_SECONDS
+    clock.seconds += CACHE_SECONDS
     assert client.get("/products").status_code == 401
 
 
@@ -298,17 +298,17 @@ def test_cached_key_expires_on_time(keyed: Flask, monkeypatch: pytest.MonkeyPatc
         def now(cls, _timezone: object = None) -> datetime:  # type: ignore[override]
             return now + timedelta(minutes=1)
 
-    monkeypatch.setattr(validation, "datetime", Later)
+    monkeypatch.setattr(known, "datetime", Later)
     assert client.get("/products").status_code == 401
 
 
 def test_cache_is_bounded(keyed: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_CACHED", 2)
-    validator = Validator(Pepper(PEPPER), lambda _key_id, _last_used_at: None)
+    monkeypatch.setattr(known, "MAX_KNOWN", 2)
+    validator = KeyValidator(Pepper(PEPPER), lambda _key_id, _last_used_at: None)
     for key in [new_key(keyed, "read") for _ in range(5)]:
         with keyed.app_context():
             assert validator.caller(key).scopes == {"read"}
-        assert len(validator.known) <= 2
+        assert len(validator.known.by_digest) <= 2
 
 
 def test_last_use_is_stored_now_and_then(keyed: Flask, clock: Clock) -> None:
@@ -322,11 +322,11 @@ def test_last_use_is_stored_now_and_then(keyed: Flask, clock: Clock) -> None:
     client.get("/products").close()
     first = last_use()
     assert first is not None
-    clock.seconds += validation.CACHE_SECONDS
+    clock.seconds += CACHE_SECONDS
     client.get("/products").close()
     assert last_use() == first
     expire(keyed, ApiKey, last_used_at=first - authentication.NOTE_USE_EVERY)
-    clock.seconds += validation.CACHE_SECONDS
+    clock.seconds += CACHE_SECONDS
     client.get("/products").close()
     later = last_use()
     assert later is not None
