@@ -78,6 +78,10 @@ bench-growth: $(BENCH)/.installed ## CPU per request as the ledger grows to 2,00
 bench-limits: $(BENCH)/.installed ## Memory of a worker, start-up time, and waiting beside an import
 	$(BENCH)/bin/python -m benchmarks limits $(ARGS)
 
+.PHONY: bench-overhead
+bench-overhead: $(BENCH)/.installed ## What access control and observation add to a request
+	$(BENCH)/bin/python -m benchmarks overhead $(ARGS)
+
 .PHONY: bench-retail
 bench-retail: $(BENCH)/.installed ## Load a year of real sales into the empty database at DATABASE_URL
 	@test -n "$(DATABASE_URL)" || { echo "Set DATABASE_URL: make bench-retail DATABASE_URL=postgresql://…/new"; exit 2; }

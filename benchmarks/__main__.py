@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks import growth, limits
+from benchmarks import growth, limits, overhead
 from benchmarks import report as reports
 from benchmarks.catalogue import Size
 from benchmarks.compare import STEPS, Plan, compare
@@ -91,6 +91,17 @@ def run_limits(scale: float) -> None:
     for engine in chosen_engines():
         click.echo(engine)
         save(f"limits-{engine}", limits.measure_limits(engine, limits.Amounts.scaled(scale), click.echo))
+
+
+@main.command("overhead")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Rounds of each variant.")
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(1), help="Seconds of a round.")
+def run_overhead(rounds: int, seconds: float) -> None:
+    """Measure what access control and observation add to a request."""
+    for engine in chosen_engines():
+        result = overhead.measure_overhead(engine, rounds, seconds, click.echo)
+        save(f"overhead-{engine}", result)
+        click.echo(f"\n{reports.plain(result)}")
 
 
 @main.command("profile")

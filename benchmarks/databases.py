@@ -54,18 +54,19 @@ class Database(ABC):
         """The environment in which the service uses this database."""
         return os.environ | {"DATABASE_URL": self.url, "INVENTORY_AUTH": "off", **settings}
 
-    def flask(self, *command: str) -> None:
-        """Run a command of the service. Raises RuntimeError with its output if it fails."""
+    def flask(self, *command: str, **settings: str) -> str:
+        """Run a command of the service, and return what it prints. Raises RuntimeError if it fails."""
         done = subprocess.run(
             [sys.executable, "-m", "flask", "--app", "wsgi", *command],
             cwd=ROOT,
-            env=self.environment(),
+            env=self.environment(**settings),
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             raise RuntimeError(f"flask {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def migrate(self) -> None:
         self.flask("db", "upgrade")

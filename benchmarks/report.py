@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import growth
+from benchmarks import growth, overhead
 from benchmarks.compare import cpu_ratio, own_ratios, spread
 
 if TYPE_CHECKING:
@@ -86,6 +86,14 @@ def growing(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def adding(workloads: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> list[list[str]]:
+    """What each variant adds to the one that it is compared with."""
+    rows = [["variant / compared with", *(f"{name}: ratio of CPU times" for name in workloads)]]
+    for variant, found in overhead.ratios(workloads).items():
+        rows.append([f"{variant} / {overhead.COMPARED[variant]}", *(in_words(ratio, 3) for ratio in found.values())])
+    return rows
+
+
 def loading(figures: Mapping[str, float]) -> list[list[str]]:
     heading = ["a year of real sales", "lines", "CPU ms per line", "lines/s"]
     cells = [f"{figures['lines']:,}", f"{figures['cpu_ms']:.3f}", f"{figures['per_second']:,.0f}"]
@@ -93,9 +101,11 @@ def loading(figures: Mapping[str, float]) -> list[list[str]]:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The tables of a result of ``compare``, ``growth`` or ``limits``."""
+    """The tables of a result of ``compare``, ``growth``, ``overhead`` or ``limits``."""
     if result["kind"] == "growth":
         return [growing(result)]
+    if result["kind"] == "overhead":
+        return [comparison(result["workloads"]), adding(result["workloads"])]
     if result["kind"] == "limits":
         return [[["what", "figure"], *([name, figure] for name, figure in result["figures"].items())]]
     found: list[Table] = [comparison(result["workloads"])] if result["workloads"] else []
