@@ -3,16 +3,20 @@
 This file must not import the service: the master would keep the old code and pass it to new workers.
 """
 
+import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from importlib import import_module
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from gunicorn.errors import HaltServer
+from gunicorn.glogging import Logger
 
 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
     # As PID 1 of a container, the process ignores SIGTERM until a handler is installed.
@@ -22,16 +26,31 @@ if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
 def check_start() -> dict[str, Any]:
     """Returns settings of the service, and warnings. Exits with 2 if the service cannot start.
 
-    The reason is already printed.
+    The reason is printed, or logged if the service runs already.
     """
-    check = subprocess.run([sys.executable, "-m", "inventory.server.startup"], stdout=subprocess.PIPE, check=False)
+    check = subprocess.run([sys.executable, "-m", "inventory.server.startup"], capture_output=True, check=False)
+    running = logging.getLogger("gunicorn.error")
+    if running.handlers and check.stderr:
+        running.warning(check.stderr.decode(errors="replace").strip())
+    else:
+        sys.stderr.buffer.write(check.stderr)
+        sys.stderr.buffer.flush()
     if check.returncode != 0:
         sys.exit(2)
     settings: dict[str, Any] = json.loads(check.stdout)
     return settings
 
 
+def load_logs() -> Any:
+    """``inventory/logs.py`` as a module of its own, without its package."""
+    spec: Any = importlib.util.spec_from_file_location("logs", Path(__file__).parent / "inventory" / "logs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 settings = check_start()
+logs = load_logs()
 
 bind = "127.0.0.1:8000"
 workers = settings["workers"]
@@ -46,6 +65,19 @@ keepalive = 75
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108, PTH112
 # Request headers must not set SCRIPT_NAME.
 forwarder_headers = ""
+loglevel = settings["log_level"]
+
+
+class FormattedLogger(Logger):  # type: ignore[misc]
+    """Writes gunicorn's own lines in the form of the service. The service logs requests; there is no access log."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(logs.formatter(settings["log_format"]))
+
+
+logger_class = FormattedLogger
 control_socket_disable = True
 limit_request_line = 8190
 

@@ -16,7 +16,7 @@ from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
-from inventory.web import admission, api, docs, handlers, health
+from inventory.web import admission, api, docs, handlers, health, observability
 from inventory.web.openapi import info
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     app.config |= info.settings() | config.load(overrides)
     base.init_app(app)
     Migrate(app, base.db, directory=str(MIGRATIONS))
+    observability.init_app(app)
     handlers.init_app(app)
     admission.init_app(app)
     authentication.init_app(app)

@@ -155,6 +155,21 @@ class Settings(TextSchema):
         validate=validate.Range(1, 256),
         metadata={"description": "threads per worker, and size of its connection pool"},
     )
+    INVENTORY_LOG_LEVEL = Choice(
+        ["debug", "info", "warning", "error"],
+        load_default="info",
+        metadata={"description": "lowest level of the lines that are logged"},
+    )
+    INVENTORY_LOG_FORMAT = Choice(
+        ["json", "text"],
+        load_default=None,
+        metadata={"description": "form of the log"},
+    )
+    INVENTORY_SLOW_REQUEST_MS = Integer(
+        load_default=1_000,
+        validate=validate.Range(0, 3_600_000),
+        metadata={"description": "milliseconds after which the log of a request names its statements"},
+    )
     INVENTORY_BUSY_TIMEOUT_MS = Integer(
         load_default=5_000,
         validate=validate.Range(1, 60_000),

@@ -32,6 +32,7 @@ LAYERS = (
     ("caller",),
     ("dumper",),
     ("fields", "errors"),
+    ("activity", "logs"),
 )
 LAYER_OF = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 DOMAINS = ("import_export", "categories", "products", "transactions")

@@ -21,6 +21,7 @@ from inventory.database.base import execute
 from inventory.database.unit_of_work import unit_of_work
 from inventory.models.api_key import ApiKey
 from inventory.web import access
+from inventory.web.observability import note_refused_key
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -88,7 +89,7 @@ def identify(validators: Validators) -> Caller:
         validator = validators.tokens if "." in key and validators.tokens else validators.keys
         return validator.caller(key)
     except RefusedKey as reason:
-        logger.warning("API key refused: %s.", reason)
+        note_refused_key(str(reason))
         raise errors.Unauthorized from None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from flask import g
@@ -13,6 +14,7 @@ from sqlalchemy import MetaData, func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase
 
+from inventory import activity
 from inventory.database import engines
 from inventory.database.query import Query
 from inventory.errors import ConfigError, DatabaseDamaged
@@ -161,10 +163,12 @@ def fetch_all(statement: Query | Executable, parameters: Mapping[str, object] | 
     within = transaction()
     if isinstance(statement, Query) and (plan := statement.plan(db.engine.dialect)):
         return plan.execute(db.engine, parameters or {}, within)
-    if within is not None:
-        return within.execute(plain(statement), parameters).all()
-    with db.engine.connect() as connection:
-        return connection.execute(plain(statement), parameters).all()
+    with nullcontext(within) if within is not None else db.engine.connect() as connection:
+        result = connection.execute(plain(statement), parameters)
+        started = perf_counter()
+        rows = result.all()
+    activity.note_rows(len(rows), perf_counter() - started)
+    return rows
 
 
 def plain(statement: Query | Executable) -> Executable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, nullcontext
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, create_engine, event, func, select, text
@@ -11,15 +12,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from inventory import activity
 from inventory.database import postgresql, sqlite, sqlite_file
-from inventory.database.errors import from_database
+from inventory.database.errors import from_database, summary
 from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import Connection, Engine, ExceptionContext, Select
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ def options(config: Mapping[str, Any]) -> dict[str, object]:
     """Keyword arguments for ``create_engine``. The pool has one connection per thread of a worker."""
     url = make_url(config["SQLALCHEMY_DATABASE_URI"])
     engine_options = sqlite.OPTIONS if is_sqlite(url) else postgresql.options(url, config)
+    # The message of an error would otherwise show values.
+    engine_options = engine_options | {"hide_parameters": True}
     if is_sqlite(url) and sqlite_file.path_of(url) is None:
         return dict(engine_options)
     return engine_options | {
@@ -58,7 +62,8 @@ def options(config: Mapping[str, Any]) -> dict[str, object]:
 
 
 def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
-    """Configure an engine's connections and how its transactions begin."""
+    """Configure an engine's connections and how its transactions begin, and note its statements."""
+    note_statements(engine)
     if is_sqlite(engine.url):
         sqlite.configure(engine, busy_timeout_ms)
     else:
@@ -73,6 +78,24 @@ def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
             sqlite.begin(engine, connection, kind, busy_timeout_ms)
         elif kind:
             connection.exec_driver_sql(postgresql.BEGIN[kind])
+
+
+def note_statements(engine: Engine) -> None:
+    """Note the statements that SQLAlchemy executes. ``query.py`` notes its own."""
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin(_connection: object, _cursor: object, _text: str, _values: object, context: Any, _many: bool) -> None:
+        context.inventory_started = perf_counter()
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def end(_connection: object, _cursor: object, text: str, _values: object, context: Any, _many: bool) -> None:
+        activity.note_statement(text, context.inventory_started)
+
+    @event.listens_for(engine, "handle_error")
+    def fail(error: ExceptionContext) -> None:
+        started = getattr(error.execution_context, "inventory_started", None)
+        if error.statement is not None and started is not None:
+            activity.note_statement(error.statement, started)
 
 
 def engine_of(path: Path) -> Engine:
@@ -91,7 +114,8 @@ def open_first_connection(engine: Engine) -> None:
         try:
             engine.connect().close()
         except (DBAPIError, ServiceError) as error:
-            logger.error("%s", error)  # noqa: TRY400 - the traceback does not help an operator
+            reason = summary(error) if isinstance(error, DBAPIError) else error.message
+            logger.error("%s", reason)  # noqa: TRY400 - the traceback does not help an operator
 
 
 def check_file(engine: Engine) -> None:

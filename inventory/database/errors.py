@@ -20,6 +20,7 @@ from inventory.errors import (
     ServiceError,
     StorageFull,
 )
+from inventory.logs import harmless
 
 # Constraints that concurrent requests can violate, by name. The naming convention in base.py defines the names.
 # The services have already rejected what can be detected beforehand.
@@ -71,6 +72,15 @@ def constraint_name(error: DBAPIError) -> str | None:
         columns = re.sub(r", \w+\.", "_", match[2])
         return f"uq_{match[1]}_{columns}"
     return None
+
+
+def summary(error: DBAPIError) -> str:
+    """An error of the driver for the log: its class, its SQLSTATE, and its message without the values in it."""
+    name, sqlstate = type(error.orig).__name__, getattr(error.orig, "sqlstate", None)
+    parts = [f"{name} {sqlstate}" if sqlstate else name, harmless(str(error.orig))]
+    if violated := constraint_name(error):
+        parts.append(f"constraint {violated}")
+    return ": ".join(parts)
 
 
 def is_foreign_key_violation(error: DBAPIError) -> bool:

@@ -8,10 +8,12 @@ treated the same. What is the same for every execution is done once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
+from inventory import activity
 from inventory.database import engines
 from inventory.database.postgresql import OUTDATED_PLAN
 
@@ -103,7 +105,8 @@ def fetch(engine: Engine, text: str, values: Any, within: Connection | None = No
 
 
 def fetch_once(engine: Engine, text: str, values: Any, within: Connection | None) -> Sequence[tuple[Any, ...]]:
-    dialect, used = engine.dialect, None
+    dialect, used, started = engine.dialect, None, perf_counter()
+    rows: list[tuple[Any, ...]] = []
     driver: Any = dialect.loaded_dbapi
     try:
         if within is None:
@@ -113,7 +116,7 @@ def fetch_once(engine: Engine, text: str, values: Any, within: Connection | None
             used = within.connection
         cursor = used.cursor()
         cursor.execute(text, values)
-        return list(cursor.fetchall())
+        rows = list(cursor.fetchall())
     except driver.Error as error:
         is_lost = dialect.is_disconnect(error, used and used.driver_connection, None)
         if is_lost and used is not None:
@@ -122,3 +125,5 @@ def fetch_once(engine: Engine, text: str, values: Any, within: Connection | None
     finally:
         if used is not None and within is None:
             used.close()
+        activity.note_statement(text, started, len(rows))
+    return rows

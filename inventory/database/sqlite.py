@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
 
+from inventory import activity
 from inventory.database import sqlite_file
 from inventory.database.sqlite_file import WatchedFile
 from inventory.errors import DatabaseDamaged
@@ -85,7 +86,8 @@ def configure(engine: Engine, busy_timeout_ms: int) -> None:
 def begin(engine: Engine, connection: Connection, kind: str | None, busy_timeout_ms: int) -> None:
     """Begin a transaction of the given kind. Without one, every statement is a transaction by itself."""
     if kind == "write":
-        queue_for_write(engine, connection, busy_timeout_ms)
+        with activity.statement("BEGIN IMMEDIATE"):
+            queue_for_write(engine, connection, busy_timeout_ms)
     elif kind == "snapshot":
         connection.exec_driver_sql("BEGIN DEFERRED")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
+from inventory import activity
 from inventory.database import engines, postgresql
 from inventory.database.base import begin, db, refuse_transaction, unit_of_work_connection
 
@@ -39,25 +40,29 @@ def run(
     commits_itself = one_statement and not dry_run and not engines.is_sqlite(db.engine.url)
     for attempt in range(ATTEMPTS):
         committing = commits_itself
+        activity.begin_moves()
         try:
             if commits_itself:
                 refuse_transaction()
-                return work()
-            with begin(engines.WRITE):
                 result = work()
-                if dry_run:
-                    return result
-                if db.session.registry.has():
-                    db.session.flush()
-                committing = True
-                unit_of_work_connection().commit()
-            engines.check_place(db.engine)
+            else:
+                with begin(engines.WRITE):
+                    result = work()
+                    if dry_run:
+                        return result
+                    if db.session.registry.has():
+                        db.session.flush()
+                    committing = True
+                    with activity.statement("COMMIT"):
+                        unit_of_work_connection().commit()
+                engines.check_place(db.engine)
         except DBAPIError as error:
             lost = error.connection_invalidated and (has_one_effect or not committing)
             if attempt + 1 == ATTEMPTS or not (lost or may_be_repeated(error)):
                 raise
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         else:
+            activity.commit_moves()
             return result
     raise AssertionError("unreachable")
 

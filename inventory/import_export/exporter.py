@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import chain
 from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from inventory import activity
 from inventory.database.base import count_rows, db
 from inventory.database.engines import snapshot
 from inventory.dumper import dumper
@@ -98,7 +100,11 @@ def fetch(statement: Select[Any]) -> Rows:
         snapshot(db.engine) as connection,
         connection.execute(statement, execution_options={"yield_per": CHUNK}) as result,
     ):
-        yield from result.partitions()
+        started = perf_counter()
+        for rows in result.partitions():
+            activity.note_rows(len(rows), perf_counter() - started)
+            yield rows
+            started = perf_counter()
 
 
 def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:

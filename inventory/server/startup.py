@@ -14,11 +14,12 @@ import click
 import orjson
 from sqlalchemy.exc import DBAPIError
 
-from inventory import create_app
+from inventory import create_app, logs
 from inventory.auth import keys
 from inventory.auth.secrets import required_pepper
 from inventory.database.base import check_file
 from inventory.errors import ConfigError, ServiceError
+from inventory.web import observability
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,16 @@ SHORT_PEPPER = 16
 
 
 def load() -> Flask:
-    """The application, for the flask command or for a server. A server also needs what authentication needs."""
+    """The application, for the flask command or for a server.
+
+    A server logs in the form of the settings, and needs what authentication needs.
+    """
     with exit_on_config_error():
         app = create_app()
-        if click.get_current_context(silent=True) is None:
+        command = click.get_current_context(silent=True)
+        if command is None or command.info_name == "run":
+            logs.configure(app.config["INVENTORY_LOG_LEVEL"], app.config["INVENTORY_LOG_FORMAT"], observability.context)
+        if command is None:
             check_authentication(app)
         return app
 
@@ -84,5 +91,6 @@ if __name__ == "__main__":
         check_file(application)
     settings = application.config
     found = {"workers": settings["INVENTORY_WORKERS"], "threads": settings["INVENTORY_THREADS"]}
+    found |= {"log_level": settings["INVENTORY_LOG_LEVEL"], "log_format": settings["INVENTORY_LOG_FORMAT"]}
     found |= {"only_loopback": settings["INVENTORY_AUTH"] == "off", "warnings": list(warnings(application))}
     click.echo(orjson.dumps(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import orjson
@@ -9,20 +10,26 @@ from gunicorn import util
 from werkzeug.http import HTTP_STATUS_CODES
 
 from inventory.database.base import open_first_connection
+from inventory.logs import harmless, without_requests
 from inventory.web.handlers import error_of_status
+from inventory.web.observability import HEADER, new_id
 
 if TYPE_CHECKING:
     import socket
 
     from flask import Flask
 
+logger = logging.getLogger(__name__)
 
-def write_envelope(connection: socket.socket, status: int, _reason: str, _details: str) -> None:
-    """Answer a malformed request that does not reach the application."""
-    error = error_of_status(status)
+
+def write_envelope(connection: socket.socket, status: int, _reason: str, details: str) -> None:
+    """Answer a malformed request that does not reach the application, and log it."""
+    error, request_id = error_of_status(status), new_id()
+    parts = {"status": error.status, "error": error.slug, "cause": harmless(details), "request_id": request_id}
+    logger.warning("request", extra={"data": parts, "kind": "malformed requests"})
     body = orjson.dumps(error.envelope()) + b"\n"
     head = f"HTTP/1.1 {error.status} {HTTP_STATUS_CODES[error.status]}\r\nConnection: close\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{HEADER}: {request_id}\r\n\r\n"
     util.write_nonblock(connection, head.encode() + body)
 
 
@@ -30,3 +37,4 @@ def start(application: Flask) -> None:
     open_first_connection(application)
     # gunicorn has no setting for it and would answer with an HTML page.
     util.write_error = write_envelope
+    logging.getLogger("gunicorn.error").addFilter(without_requests)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import orjson
 from sqlalchemy import bindparam, select
 
-from inventory import errors
+from inventory import activity, errors
 from inventory.caller import require
 from inventory.database.base import db, execute, fetch_all, fetch_one, fetch_value, require_unit_of_work
 from inventory.database.query import Query
@@ -101,7 +101,21 @@ def record(
         raise errors.DatabaseBusy
     if movement.reason == "count":
         execute(SET_COUNT_TIME, {"counted_id": product_id})
-    return LedgerRow(*rows[0])
+    row = LedgerRow(*rows[0])
+    note(row)
+    return row
+
+
+def note(row: LedgerRow) -> None:
+    """Note a movement for the log. It has no text that a client sent."""
+    shown = {
+        "id": row.id,
+        "product_id": row.product_id,
+        "delta": row.delta,
+        "balance_after": row.balance_after,
+        "batch_id": row.batch_id,
+    }
+    activity.note_move(activity.Moved(row.transaction_type, 1, abs(row.delta), shown))
 
 
 def execute_in_turn(
@@ -126,7 +140,10 @@ def record_all(movements: Sequence[tuple[int, Movement]], *, batch_id: str) -> l
 
     Raises what ``record`` raises. The transaction must be rolled back then.
     """
-    return [LedgerRow(*row) for row in write_all(movements, batch_id, COLUMNS)]
+    rows = [LedgerRow(*row) for row in write_all(movements, batch_id, COLUMNS)]
+    for row in rows:
+        note(row)
+    return rows
 
 
 def write_all(
@@ -270,6 +287,7 @@ def record_adjustments(units: Mapping[int, int], reason: str, batch_id: str) -> 
     adjustments = [(product_id, Movement("adjustment", delta, reason=reason)) for product_id, delta in units.items()]
     for _row in write_all(adjustments, batch_id, (LEDGER.c.id, LEDGER.c.product_id)):
         pass
+    activity.note_import(batch_id, len(units), sum(map(abs, units.values())))
 
 
 def chunked(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import sqlalchemy.exc
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
+from inventory.activity import name_of
 from inventory.database import errors as database_errors
 from inventory.errors import (
     BadRequest,
@@ -27,6 +27,7 @@ from inventory.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
+from inventory.web.observability import note_error
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 2  # of silence
-
-logger = logging.getLogger(__name__)
 
 BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
     error.status: error
@@ -56,7 +55,9 @@ def error_of_status(status: int) -> ServiceError:
     return BY_HTTP_STATUS.get(status, BadRequest if status < 500 else InternalError)()
 
 
-def respond(error: ServiceError) -> Response:
+def respond(error: ServiceError, cause: str | None = None, exception: BaseException | None = None) -> Response:
+    """The response to an error. ``cause`` and the traceback of the ``exception`` are for the log only."""
+    note_error(error, cause, exception)
     response = flask.jsonify(error.envelope())
     response.status_code = error.status
     response.headers.extend(error.response_headers())
@@ -88,20 +89,20 @@ def handle_http_exception(error: HTTPException) -> Response:
 
 
 def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
+    """Known errors need no traceback."""
     answer = database_errors.from_database(error)
-    if answer.status >= 500:
-        logger.error("Database error; responded with %s. %s", answer.slug, answer.advice, exc_info=error)
-    return respond(answer)
+    cause = database_errors.summary(error)
+    if error.statement:
+        cause = f"{cause} ({name_of(error.statement)})"
+    return respond(answer, cause, error if type(answer) is InternalError else None)
 
 
-def handle_pool_timeout(error: sqlalchemy.exc.TimeoutError) -> Response:
-    logger.warning("No database connection available before the timeout: %s", error)
-    return respond(DatabaseBusy())
+def handle_pool_timeout(_error: sqlalchemy.exc.TimeoutError) -> Response:
+    return respond(DatabaseBusy(), "no connection of the pool became free before the timeout")
 
 
 def handle_unexpected(error: Exception) -> Response:
-    logger.error("Unhandled exception", exc_info=error)
-    return respond(InternalError())
+    return respond(InternalError(), exception=error)
 
 
 def handle_invalid_fields(error: InvalidFields) -> Response:

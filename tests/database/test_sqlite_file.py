@@ -249,7 +249,7 @@ def test_corrupt_file_returns_503_and_logs_restore_command(
     response = client.get("/products")
     assert error_of(response) == UNAVAILABLE
     assert "corrupt" in body(response)["message"]
-    assert "flask --app wsgi restore FILE" in caplog.text
+    assert "flask --app wsgi restore FILE" in caplog.records[-1].__dict__["data"]["advice"]
 
 
 def test_verify_reports_a_corrupt_file(app: Flask, client: FlaskClient, database: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, NoReturn
 
@@ -138,24 +137,20 @@ UNEXPECTED = [
 
 
 @pytest.mark.parametrize("error", UNEXPECTED, ids=lambda error: type(error).__name__)
-def test_unexpected_exception_returns_500_and_is_logged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_exception_returns_500(error: Exception) -> None:
     app = create_app({"DATABASE_URL": "sqlite://"})
 
     @app.get("/broken")
     def broken() -> NoReturn:
         raise error
 
-    with caplog.at_level(logging.ERROR):
-        response = app.test_client().get("/broken")
+    response = app.test_client().get("/broken")
     assert assert_envelope(response, 500, error) == "internal_error"
     assert "keys" not in response.text
-    assert PRIVATE in caplog.text
 
 
 @pytest.mark.parametrize("statement", ["SELEKT 1", "INSERT INTO categories (id) VALUES (1)"])
-def test_unexpected_database_error_returns_500_and_is_logged(
-    own_environment: Environment, caplog: pytest.LogCaptureFixture, statement: str
-) -> None:
+def test_unexpected_database_error_returns_500(own_environment: Environment, statement: str) -> None:
     app = own_environment.app
 
     @app.get("/broken")
@@ -163,8 +158,6 @@ def test_unexpected_database_error_returns_500_and_is_logged(
         db.session.execute(text(statement))
         return "not reached"
 
-    with caplog.at_level(logging.ERROR):
-        response = app.test_client().get("/broken")
+    response = app.test_client().get("/broken")
     assert assert_envelope(response, 500, statement) == "internal_error"
     assert "categories" not in response.text
-    assert statement in caplog.text
