@@ -73,7 +73,7 @@ class Formatter(logging.Formatter):
     def parts(self, record: logging.LogRecord) -> dict[str, object]:
         data: Fields = getattr(record, "data", {})
         parts = {**data, **self.context(), **data}
-        if dropped := getattr(record, "dropped", 0):
+        if dropped := getattr(record, "dropped", None):
             parts["dropped"] = dropped
         if record.exc_info and record.exc_info[1]:
             parts["exception"] = traceback_of(record.exc_info[1])
@@ -114,7 +114,7 @@ def escaped(text: str) -> str:
 
 
 class RateLimit(logging.Filter):
-    """Passes some lines of each ``kind`` in an interval. The next one after that says how many were ``dropped``.
+    """Passes some lines of each ``kind`` in an interval. The first line after it says how many were ``dropped``.
 
     For what a stranger, or a dead database, can cause with every request. Lines without a kind always pass.
     """
@@ -127,22 +127,21 @@ class RateLimit(logging.Filter):
     ) -> None:
         super().__init__()
         self.lines, self.seconds, self.clock = lines, seconds, clock
-        # By kind: the end of the interval, and the number of lines in it.
-        self.intervals: dict[str, tuple[float, int]] = {}
+        self.end = clock() + seconds
+        # The lines of the interval by kind.
+        self.counts: dict[str, int] = {}
         self.lock = Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
         kind: str | None = getattr(record, "kind", None)
-        if kind is None:
-            return True
-        now = self.clock()
         with self.lock:
-            end, count = self.intervals.get(kind, (now + self.seconds, 0))
-            if now >= end:
-                record.dropped = max(count - self.lines, 0)
-                end, count = now + self.seconds, 0
-            self.intervals[kind] = (end, count + 1)
-        return count < self.lines
+            if (now := self.clock()) >= self.end:
+                record.dropped = {kind: count - self.lines for kind, count in self.counts.items() if count > self.lines}
+                self.end, self.counts = now + self.seconds, {}
+            if kind is None:
+                return True
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            return self.counts[kind] <= self.lines
 
 
 def formatter(form: str | None, context: Context = no_context) -> Formatter:

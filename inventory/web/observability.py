@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 HEADER = "X-Request-ID"
 # A longer id, or one with other characters, is replaced.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags. Later versions may have
-# more fields.
-TRACEPARENT = re.compile(
-    r"(?:00|(?!00|ff)[0-9a-f]{2}(?=-.{52}(?:-|$)))-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
-)
-
+# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags. Versions after 00 may
+# have more fields.
+TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REFUSALS_ABOVE_500 = {TransferEncodingNotImplemented.status}
 MAX_SHOWN_STATEMENTS = 20
 
@@ -89,7 +87,9 @@ def request_id_in(header: str | None) -> str:
 
 def trace_in(header: str | None) -> Trace | None:
     match = TRACEPARENT.fullmatch(header) if header is not None else None
-    return Trace(match[1], match[2]) if match else None
+    if match is None or (match[1] == "00" and match[4]):
+        return None
+    return Trace(match[2], match[3])
 
 
 def begin(slow_after: float) -> None:
@@ -100,7 +100,7 @@ def begin(slow_after: float) -> None:
         trace=trace_in(request.environ.get("HTTP_TRACEPARENT")),
         started=perf_counter(),
         slow_after=slow_after,
-        method=request.method,
+        method=request.method if request.method in METHODS else "other",
         route=request.url_rule.rule if request.url_rule else None,
     )
     activity.current.set(record)
@@ -187,8 +187,8 @@ def kind_of(record: RequestRecord) -> str | None:
         return "requests with refused keys"
     if not record.has_failed:
         return None
-    place = f"{type(record.exception).__name__} {record.route}" if record.exception else ""
-    return f"{slug_of(record)} {place}"
+    slug = slug_of(record) or "broken response"
+    return f"{slug}: {type(record.exception).__name__}, {record.route}" if record.exception else slug
 
 
 def slug_of(record: RequestRecord) -> str | None:
