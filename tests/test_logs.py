@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -47,8 +47,7 @@ def failure(message: str) -> tuple[type[BaseException], BaseException, Any]:
         except ValueError as error:
             raise RuntimeError(f"cannot read {message!r}\n{message}") from error
     except RuntimeError:
-        found: Any = sys.exc_info()
-        return found
+        return cast("tuple[type[BaseException], BaseException, Any]", sys.exc_info())
     raise AssertionError("unreachable")
 
 

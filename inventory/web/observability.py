@@ -213,7 +213,7 @@ def request_parts(record: RequestRecord) -> dict[str, object]:
         "error": slug_of(record),
         "cause": record.cause,
         "advice": (record.error.advice or None) if record.error and record.has_failed else None,
-        "slow": slowest(record) if record.is_slow else None,
+        "slow": (slowest(record) or None) if record.is_slow else None,
         **whose(record),
     }
 

@@ -92,7 +92,7 @@ def test_two_requests_get_different_ids(client: FlaskClient) -> None:
         ("POST", "/%2Fproducts", {}, 404),
         ("OPTIONS", "/products", {}, 200),
         ("PUT", "/products", {}, 405),
-        ("POST", "/categories", {"Content-Type": "text/csv"}, 415),
+        ("POST", "/categories", {}, 400),
         ("BREW", "/products", {}, 405),
         ("POST", "/categories", {"Origin": "http://other.example"}, 403),
         ("GET", "/products", {"Host": "a b"}, 400),
@@ -107,10 +107,8 @@ def test_every_response_has_its_id(  # noqa: PLR0917
     response = client.open(path, method=method, headers=headers, buffered=True)
     assert response.status_code == status
     assert {line["request_id"] for line in log.lines()} == {response.headers["X-Request-ID"]}
-    assert (log.one("request")["status"], log.one("request")["method"]) == (
-        status,
-        "other" if method == "BREW" else method,
-    )
+    line = log.one("request")
+    assert (line["status"], line["method"]) == (status, "other" if method == "BREW" else method)
 
 
 @pytest.mark.parametrize("version", ["00-{}-{}-01", "01-{}-{}-01", "cc-{}-{}-01-later"])

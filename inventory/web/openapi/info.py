@@ -49,6 +49,10 @@ changed. Send it as `If-Match` to change a resource only if it has not changed s
 With `expected_quantity` a movement is recorded only if the stock equals it; otherwise the response is 409
 `stale_quantity`.
 
+**Request ids.** Every response has an `X-Request-ID` for the operator's log. A request can send its own: 1 to 128
+letters, digits, dots, underscores and hyphens. Any other one is replaced. A `traceparent` (W3C Trace Context) is
+logged.
+
 **Dry runs.** `dry_run=true` validates a movement or an import completely and returns the result, but records nothing.
 
 **Files.** CSV files are UTF-8 with a header row, commas, and CRLF or LF. Product exports can be imported again. JSON
