@@ -16,7 +16,7 @@ from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
-from inventory.web import admission, api, docs, handlers, health, observability
+from inventory.web import admission, api, browsers, docs, handlers, health, observability
 from inventory.web.openapi import info
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     observability.init_app(app)
     handlers.init_app(app)
     admission.init_app(app)
+    browsers.init_app(app)
     authentication.init_app(app)
     smorest = api.init_app(app)
     for blueprint in (categories, products, transactions, import_export, health.blueprint):

@@ -11,6 +11,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from inventory.database.base import open_first_connection
 from inventory.logs import harmless, without_requests
+from inventory.web.browsers import SECURITY_HEADERS
 from inventory.web.handlers import error_of_status
 from inventory.web.observability import HEADER, new_id
 
@@ -28,9 +29,15 @@ def write_envelope(connection: socket.socket, status: int, _reason: str, details
     parts = {"status": error.status, "error": error.slug, "cause": harmless(details), "request_id": request_id}
     logger.warning("request", extra={"data": parts, "kind": "malformed requests"})
     body = orjson.dumps(error.envelope()) + b"\n"
-    head = f"HTTP/1.1 {error.status} {HTTP_STATUS_CODES[error.status]}\r\nConnection: close\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{HEADER}: {request_id}\r\n\r\n"
-    util.write_nonblock(connection, head.encode() + body)
+    headers = {
+        "Connection": "close",
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        HEADER: request_id,
+    }
+    lines = [f"{name}: {value}" for name, value in (headers | SECURITY_HEADERS).items()]
+    head = "\r\n".join([f"HTTP/1.1 {error.status} {HTTP_STATUS_CODES[error.status]}", *lines])
+    util.write_nonblock(connection, f"{head}\r\n\r\n".encode() + body)
 
 
 def start(application: Flask) -> None:

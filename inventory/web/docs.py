@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 from functools import cache
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import orjson
 
 from inventory.errors import NotFound
 from inventory.web.access import PUBLIC, requires
+from inventory.web.browsers import content_security_policy
 from inventory.web.prepared import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -22,23 +24,30 @@ if TYPE_CHECKING:
     from inventory.web.api import Api
 
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
-# The URL of the files contains the version of the package, so that browsers can cache them.
-RELEASE = version("flask-swagger-ui")
-FILES = frozenset(path.name for path in SWAGGER_UI.iterdir())
+TEMPLATES = Path(__file__).parent.parent / "templates"
+OWN_FILES = [TEMPLATES / "docs.css", TEMPLATES / "docs.js"]
+FILES = {path.name: path for path in (*SWAGGER_UI.iterdir(), *OWN_FILES)}
+# The URL of the files changes with their content, so that browsers can cache them.
+DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in OWN_FILES)).hexdigest()[:8]
+RELEASE = f"{version('flask-swagger-ui')}-{DIGEST}"
+# The icons in the style sheet of Swagger UI are data: URLs.
+POLICY = content_security_policy(
+    script_src="'self'", style_src="'self'", connect_src="'self'", font_src="'self'", img_src="'self' data:"
+)
 KEEP, CHECK = "public, max-age=31536000, immutable", "no-cache"
 
 
 @cache
-def swagger_file(name: str) -> Prepared:
-    return prepare((SWAGGER_UI / name).read_bytes(), mimetypes.guess_type(name)[0] or "text/plain")
+def prepared_file(name: str) -> Prepared:
+    return prepare(FILES[name].read_bytes(), mimetypes.guess_type(name)[0] or "text/plain")
 
 
-def swagger(path: str) -> Response:
-    """A file of Swagger UI. Under a URL with the version of the package it is immutable."""
+def file(path: str) -> Response:
+    """A file of the page. Under a URL with the release it is immutable."""
     name = path.removeprefix(f"{RELEASE}/")
     if name not in FILES:
         raise NotFound
-    return swagger_file(name).respond(CHECK if name == path else KEEP)
+    return prepared_file(name).respond(CHECK if name == path else KEEP)
 
 
 def init_app(app: Flask, api: Api) -> None:
@@ -65,11 +74,9 @@ def init_app(app: Flask, api: Api) -> None:
     @requires(PUBLIC)
     def docs(path: str = "index.html") -> Response:
         if path != "index.html":
-            return swagger(path)
+            return file(path)
         files = flask.url_for("docs", path=RELEASE)
         page = flask.render_template("docs.html", title=f"{name} API", files=files, document=flask.url_for("openapi"))
         response = prepare(page.encode(), "text/html; charset=utf-8").respond(CHECK)
-        # A frame of a foreign page could lead clicks to "Execute", whose request would then be of this origin.
-        response.headers["Content-Security-Policy"] = "frame-ancestors 'none'"
-        response.headers["X-Frame-Options"] = "DENY"
+        response.headers["Content-Security-Policy"] = POLICY
         return response
