@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +29,11 @@ MEBIBYTE = 1024 * 1024
 # Each can be given as the name of a file, too, in NAME_FILE.
 SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER")
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
+
+ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[a-f0-9:]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_database_url(value: str) -> None:
@@ -78,6 +84,43 @@ def check_key_set(value: str) -> None:
     url = urlsplit(value)
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
         raise ValidationError("Must be a file or an https:// URL.")
+
+
+class Origins(fields.String):
+    """Comma-separated origins, exactly as browsers send them, because they are compared as text.
+
+    A browser never sends a spelling that is rejected here, so a request would never match it.
+    """
+
+    default_error_messages = {  # noqa: RUF012 - marshmallow's own form
+        "origin": "Must be a comma-separated list of origins such as https://shop.example.com, as browsers send them: "
+        "scheme and host in lower case, Punycode, no path or default port."
+    }
+
+    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object) -> Any:
+        origins = [origin.strip() for origin in super()._deserialize(value, attr, data, **kwargs).split(",")]
+        if not all(map(is_origin, origins)):
+            raise self.make_error("origin")
+        return tuple(origins)
+
+
+def is_origin(text: str) -> bool:
+    """Whether this is the serialization of an origin (https://html.spec.whatwg.org/#ascii-serialisation-of-an-origin)."""
+    match = ORIGIN.fullmatch(text)
+    if not match:
+        return False
+    port = int(match["port"] or 0)
+    return port <= 65_535 and port != DEFAULT_PORTS[match["scheme"]] and is_host(match["host"])
+
+
+def is_host(host: str) -> bool:
+    """Whether browsers write a host like this. A host whose last label is a number is an IPv4 address."""
+    try:
+        if host.startswith("["):
+            return IPv6Address(host[1:-1]).compressed == host[1:-1]
+        return not host.rpartition(".")[2].isdecimal() or str(IPv4Address(host)) == host
+    except ValueError:
+        return False
 
 
 def check_folder(value: str) -> None:
@@ -187,6 +230,10 @@ class Settings(TextSchema):
     INVENTORY_TRUSTED_HOSTS = HostNames(
         load_default=(),
         metadata={"description": "comma-separated list of allowed Host names"},
+    )
+    INVENTORY_CORS_ORIGINS = Origins(
+        load_default=(),
+        metadata={"description": "comma-separated list of origins whose pages may use the API"},
     )
     INVENTORY_MAX_BODY_BYTES = Integer(
         load_default=MEBIBYTE,  # a batch of 1,000 lines of a kilobyte each

@@ -113,7 +113,10 @@ class BatchRejected(ServiceError):
 class CrossSiteRequest(ServiceError):
     status = 403
     slug = "cross_site_request"
-    default_message = "Cross-origin request refused. Send it from the origin of the service."
+    default_message = (
+        "Cross-origin request refused. Send it from the origin of the service, "
+        "or ask the operator to add yours to INVENTORY_CORS_ORIGINS."
+    )
 
 
 class Unauthorized(ServiceError):

@@ -110,6 +110,58 @@ def test_trusted_hosts_are_parsed_and_validated() -> None:
         assert "invalid setting: INVENTORY_TRUSTED_HOSTS: " in config_error(INVENTORY_TRUSTED_HOSTS=invalid)
 
 
+ORIGINS = [
+    "https://shop.example.com",
+    "http://localhost:3000",
+    "https://xn--bcher-kva.example",
+    "http://192.168.1.20:8080",
+    "http://[2001:db8::1]:3000",
+    "http://a_b:65535",
+    "https://example.com:80",
+]
+NOT_ORIGINS = {
+    "any": "*",
+    "any subdomain": "https://*.example.com",
+    "opaque": "null",
+    "empty": "",
+    "empty item": "https://example.com,",
+    "trailing slash": "https://example.com/",
+    "path": "https://example.com/till",
+    "query": "https://example.com?a=1",
+    "user": "https://anna@example.com",
+    "default port of https": "https://example.com:443",
+    "default port of http": "http://example.com:80",
+    "port with a zero": "http://example.com:08080",
+    "no port": "http://example.com:",
+    "large port": "http://example.com:65536",
+    "upper-case host": "https://Example.com",
+    "upper-case scheme": "HTTPS://example.com",
+    "not Punycode": "https://b\u00fccher.example",
+    "no scheme": "example.com",
+    "other scheme": "file://example.com",
+    "empty label": "https://example..com",
+    "space": "https://example.com https://example.org",
+    "line break": "https://example.com\n.example",
+    "short IPv4 address": "http://127.1",
+    "invalid IPv4 address": "http://1.2.3.400",
+    "long IPv6 address": "http://[0:0:0:0:0:0:0:1]",
+    "upper-case IPv6 address": "http://[2001:DB8::1]",
+    "invalid IPv6 address": "http://[1::2::3]",
+}
+
+
+def test_cors_origins_are_a_list_of_exact_origins() -> None:
+    assert load(environ={})["INVENTORY_CORS_ORIGINS"] == ()
+    assert load(environ={"INVENTORY_CORS_ORIGINS": ", ".join(ORIGINS)})["INVENTORY_CORS_ORIGINS"] == tuple(ORIGINS)
+
+
+@pytest.mark.parametrize("invalid", NOT_ORIGINS.values(), ids=NOT_ORIGINS)
+def test_cors_origin_that_no_browser_sends_is_rejected(invalid: str) -> None:
+    message = config_error(INVENTORY_CORS_ORIGINS=invalid)
+    assert "invalid setting: INVENTORY_CORS_ORIGINS: " in message
+    assert message.endswith("as browsers send them: scheme and host in lower case, Punycode, no path or default port.")
+
+
 def test_unknown_setting_rejected_in_environment_and_mapping() -> None:
     line = "inventory: cannot start: invalid setting: INVENTORY_TREADS: Unknown setting."
     assert config_error(INVENTORY_TREADS="8") == line

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import flask
 
 from inventory import errors
+from inventory.web.browsers import has_listed_origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +44,7 @@ def is_listed(name: str, listed: Iterable[str]) -> bool:
 
 
 def refuse_cross_site() -> None:
-    """Reject an unsafe cross-origin request of a browser.
+    """Reject an unsafe cross-origin request of a browser, unless its origin is in INVENTORY_CORS_ORIGINS.
 
     The algorithm is that of CrossOriginProtection in Go's net/http. Browsers send Sec-Fetch-Site, older ones only
     Origin; other clients send neither and are not affected. Other origins of the same site are rejected, too, because
@@ -52,7 +53,7 @@ def refuse_cross_site() -> None:
     if flask.request.method in SAFE_METHODS:
         return
     site, origin = flask.request.headers.get("Sec-Fetch-Site"), flask.request.headers.get("Origin")
-    if site in {"same-origin", "none"}:
+    if site in {"same-origin", "none"} or has_listed_origin():
         return
     if site is not None or (origin is not None and not is_own(origin)):
         raise errors.CrossSiteRequest

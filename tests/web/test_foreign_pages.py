@@ -1,7 +1,8 @@
-"""Cross-origin pages cannot write to the service, tested in a real browser."""
+"""Pages of other origins can use the service only if their origin is listed, tested in a real browser."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.browser import Browser
+    from tests.web.conftest import ServeWithKeys
 
 FORMS = {
     "an empty form": '<form method="post" action="{url}/transactions/1/reversal"></form>',
@@ -54,6 +56,7 @@ def cross_origin_port() -> Iterator[int]:
         Thread(target=site.serve_forever).start()
         yield site.server_port
         site.shutdown()
+    Page.content = ""
 
 
 def ledger(server: Gunicorn) -> list[dict[str, Any]]:
@@ -103,3 +106,76 @@ def test_same_origin_fetch_records_a_movement(stocked: Gunicorn, browser: Browse
     script = "return (await fetch('/transactions/1/reversal', {method: 'POST'})).status;"
     assert browser.result_of(script) == 201
     assert [row["reason"] for row in ledger(stocked)] == ["reversal", None]
+
+
+# What a page reads of the responses to its requests: status, some headers and the slug of an error. Or why it cannot.
+USE = """
+    const ask = async (path, options = {}) => {
+        try {
+            const response = await fetch(`${SERVICE}${path}`, options);
+            const named = ["Link", "ETag", "X-Total-Count", "Location", "WWW-Authenticate"];
+            const found = Object.fromEntries(named.map(name => [name, response.headers.get(name)]));
+            return [response.status, found, (await response.json()).error];
+        } catch (error) {
+            return error.name;
+        }
+    };
+    const headers = {"Authorization": `Bearer ${KEY}`, "Content-Type": "application/json", "Idempotency-Key": "sale"};
+    const body = JSON.stringify({product_id: 1, transaction_type: "sale", quantity: 4});
+    return {
+        feed: await ask("/transactions/feed", {headers}),
+        list: await ask("/products?include_total=true", {headers}),
+        product: await ask("/products/1", {headers}),
+        sale: await ask("/transactions", {method: "POST", headers, body}),
+        withoutKey: await ask("/products"),
+        wrongUrl: await ask("/nothing", {headers}),
+        // Such a response cannot be read, but it could be embedded, for example as an image.
+        embedded: await ask("/health/live", {mode: "no-cors"}),
+    };
+"""
+
+
+def use(browser: Browser, service: Gunicorn, key: str) -> dict[str, Any]:
+    constants = f"const SERVICE = {json.dumps(service.url)}, KEY = {json.dumps(key)};"
+    results: dict[str, Any] = browser.result_of(constants + USE)
+    return results
+
+
+def quantity(service: Gunicorn, key: str) -> int:
+    with HttpClient(service.url) as client:
+        found: int = client.request("GET", "/products/1", headers={"X-API-Key": key}).json["quantity_on_hand"]
+        return found
+
+
+@pytest.mark.slow
+def test_page_of_listed_origin_reads_headers_and_errors_and_records_a_sale(
+    serve_with_keys: ServeWithKeys, browser: Browser, cross_origin_port: int
+) -> None:
+    origin = f"http://localhost:{cross_origin_port}"
+    with serve_with_keys(INVENTORY_CORS_ORIGINS=f"https://another.example,{origin}") as (service, key):
+        browser.open(f"{origin}/")
+        found = use(browser, service, key)
+        left = quantity(service, key)
+    statuses = {name: result[0] for name, result in found.items() if name != "embedded"}
+    assert statuses == {"feed": 200, "list": 200, "product": 200, "sale": 201, "withoutKey": 401, "wrongUrl": 404}
+    assert 'rel="next"' in found["feed"][1]["Link"]
+    assert found["list"][1]["X-Total-Count"] == "1"
+    assert found["product"][1]["ETag"].startswith('"')
+    assert (found["sale"][1]["Location"], left) == ("/transactions/2", 6)
+    assert (found["withoutKey"][1]["WWW-Authenticate"], found["withoutKey"][2]) == (
+        'Bearer realm="inventory"',
+        "unauthorized",
+    )
+    assert found["wrongUrl"][2] == "not_found"
+    assert found["embedded"] == "TypeError"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", ORIGINS.values(), ids=ORIGINS)
+def test_page_of_unlisted_origin_reads_nothing_and_records_nothing(
+    serve_with_keys: ServeWithKeys, browser: Browser, cross_origin_port: int, host: str
+) -> None:
+    with serve_with_keys(INVENTORY_CORS_ORIGINS="https://another.example") as (service, key):
+        browser.open(f"http://{host}:{cross_origin_port}/")
+        assert set(use(browser, service, key).values()) == {"TypeError"}
+        assert quantity(service, key) == 10
