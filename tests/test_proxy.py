@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from inventory.web.browsers import SECURITY_HEADERS
 from tests.clients import HttpClient, answer_to
 from tests.servers import Gunicorn, free_port
 from tests.sessions import fenced
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-PASSWORD = b"Authorization: Basic " + base64.b64encode(b"anna:secret")
 LONG = b"x" * 9_000
+LISTED = "https://shop.example.com"
 # Targets of a GET, and the allowed statuses: nginx rejects some as malformed that gunicorn does not find.
 TARGETS = {
     b"//": {404},
@@ -88,13 +88,12 @@ UNUSUAL = {
 UNUSUAL |= REQUESTS
 
 
-def snippet(folder: Path, upstream: str, port: int) -> str:
-    """The README's configuration, without TLS and with a temporary password file."""
+def snippet(upstream: str, port: int) -> str:
+    """The README's configuration, without TLS and on a free port."""
     (text,) = fenced(README, "nginx")
     changes = {
         r"listen 443 ssl;": f"listen 127.0.0.1:{port};",
         r"    ssl_\w+ .*;\n": "",
-        r"/etc/nginx/stock.htpasswd": str(folder / "htpasswd"),
         r"http://127.0.0.1:8000": upstream,
     }
     for old, new in changes.items():
@@ -110,14 +109,14 @@ def configuration(folder: Path, upstream: str, port: int) -> str:
     user = "user root;" if os.geteuid() == 0 else ""
     return (
         f"daemon off; {user} pid {folder}/pid; error_log {folder}/error.log; events {{}}"
-        f"http {{ access_log off; {folders}\n{snippet(folder, upstream, port)} }}"
+        f"http {{ access_log off; {folders}\n{snippet(upstream, port)} }}"
     )
 
 
 @pytest.fixture(scope="module")
 def gunicorn(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
     database = shutil.copy(sqlite_template, tmp_path_factory.mktemp("unusual"))
-    with Gunicorn(f"sqlite:///{database}") as server:
+    with Gunicorn(f"sqlite:///{database}", INVENTORY_CORS_ORIGINS=LISTED) as server:
         yield server
 
 
@@ -127,7 +126,6 @@ def nginx_before(upstream: str, folder: Path) -> Iterator[str]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
     port = free_port()
-    (folder / "htpasswd").write_text("anna:{PLAIN}secret\n")
     (folder / "nginx.conf").write_text(configuration(folder, upstream, port))
     with subprocess.Popen([NGINX, "-p", str(folder), "-c", "nginx.conf"], stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -157,7 +155,7 @@ def url(request: pytest.FixtureRequest, gunicorn: Gunicorn) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(("request_", "statuses"), UNUSUAL.values(), ids=UNUSUAL)
 def test_unusual_request_returns_error_envelope(url: str, request_: bytes, statuses: set[int]) -> None:
-    answer = answer_to(url, request_ + PASSWORD + b"\r\nConnection: close\r\n\r\n")
+    answer = answer_to(url, request_ + b"Connection: close\r\n\r\n")
     assert answer.status in statuses, answer
     assert answer.headers["Content-Type"] == "application/json"
     assert "Location" not in answer.headers
@@ -165,29 +163,36 @@ def test_unusual_request_returns_error_envelope(url: str, request_: bytes, statu
     assert answer.json["code"] == answer.status
 
 
-def test_nginx_returns_401_envelope_without_password(nginx: str) -> None:
+def test_preflight_through_nginx_needs_no_password(nginx: str) -> None:
+    asked = {"Origin": LISTED, "Access-Control-Request-Method": "POST"}
     with HttpClient(nginx) as client:
-        answer = client.get("/products")
-    assert (answer.status, answer.json["error"]) == (401, "unauthorized")
-    assert answer.headers["WWW-Authenticate"] == 'Basic realm="stock"'
+        answer = client.request("OPTIONS", "/categories", headers=asked)
+    assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, LISTED)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/products?search=" + "x" * 9_000], ids=["of the service", "of nginx"])
+def test_errors_through_nginx_have_security_headers_and_show_no_version(nginx: str, path: str) -> None:
+    answer = answer_to(nginx, b"GET " + path.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert answer.headers["Server"] == "nginx"
 
 
 def test_nginx_returns_413_envelope_for_large_body(nginx: str) -> None:
-    request = b"POST /import/products HTTP/1.1\r\n" + HOST + PASSWORD + b"\r\nContent-Length: 9999999999\r\n\r\n"
+    request = b"POST /import/products HTTP/1.1\r\n" + HOST + b"Content-Length: 9999999999\r\n\r\n"
     answer = answer_to(nginx, request)
     assert (answer.status, answer.json["error"]) == (413, "payload_too_large")
 
 
 def test_nginx_returns_503_envelope_when_service_is_down(tmp_path: Path) -> None:
     with nginx_before(f"http://127.0.0.1:{free_port()}", tmp_path) as url:
-        answer = answer_to(url, b"GET /products HTTP/1.1\r\n" + HOST + PASSWORD + b"\r\n\r\n")
+        answer = answer_to(url, b"GET /products HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (answer.status, answer.json["error"], answer.json["code"]) == (503, "service_unavailable", 503)
     assert answer.headers["Retry-After"] == "2"
 
 
 @pytest.mark.slow
 def test_cross_site_protection_works_through_nginx(nginx: str) -> None:
-    own = {"Authorization": PASSWORD.decode().partition(": ")[2], "Origin": nginx, "Sec-Fetch-Site": "same-origin"}
+    own = {"Origin": nginx, "Sec-Fetch-Site": "same-origin"}
     old = {name: value for name, value in own.items() if name != "Sec-Fetch-Site"}
     with HttpClient(nginx) as client:
         for number, headers in enumerate((own, old)):

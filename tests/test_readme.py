@@ -34,6 +34,7 @@ DEFAULTS_IN_WORDS = {
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",
     "INVENTORY_LOG_FORMAT": "`text` on a terminal, otherwise `json`",
+    "INVENTORY_CORS_ORIGINS": "none",
     "INVENTORY_TEMP_DIR": "the system's",
 }
 

@@ -34,6 +34,9 @@ includes another one. A request of the catalogue that also changes stock require
 returns 401 `unauthorized`, a missing scope 403 `insufficient_scope`. The name of the key is the `actor` of the ledger
 rows that it writes. Idempotency keys belong to the API key, so two clients can use the same ones.
 
+**Browsers.** Pages of other origins can use the API if the operator has listed their origin in
+`INVENTORY_CORS_ORIGINS`. Other cross-origin writes are rejected with 403 `cross_site_request`.
+
 **Errors** have one format: `{"error": "insufficient_stock", "message": "Cannot sell 20 units: only 10 available",
 "code": 400}`. `error` is a stable slug for programs, `message` is for people, `code` is the HTTP status. Some errors
 have `details`, with a schema that depends on the slug. Unknown paths return 404 `not_found`. Unsupported methods
