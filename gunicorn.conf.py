@@ -89,6 +89,10 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     if exposed := exposed_without_keys(server):
         server.halt(exposed, 2)
+    warn(server)
+
+
+def warn(server: Any) -> None:
     for warning in settings["warnings"]:
         server.log.warning(warning)
 
@@ -96,6 +100,7 @@ def when_ready(server: Any) -> None:
 def on_reload(server: Any) -> None:
     if exposed := exposed_without_keys(server):
         raise HaltServer(exposed, 2)
+    warn(server)
 
 
 def exposed_without_keys(server: Any) -> str | None:

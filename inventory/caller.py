@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import NamedTuple
 
-from flask import g
+from flask import current_app, g, has_request_context
 
 from inventory.errors import InsufficientScope
 
@@ -31,8 +32,11 @@ OPERATOR = Caller(None, "", frozenset(SCOPES))
 
 
 def caller() -> Caller:
-    found: Caller = g.get("caller", OPERATOR)
-    return found
+    """Who sends the request. Until that is known it is nobody, unless authentication is off."""
+    found: Caller | None = g.get("caller")
+    if found is not None:
+        return found
+    return NOBODY if has_request_context() and current_app.config["INVENTORY_AUTH"] != "off" else OPERATOR
 
 
 def require(scope: str) -> Caller:
@@ -41,3 +45,9 @@ def require(scope: str) -> Caller:
     if scope not in found.scopes:
         raise InsufficientScope(scope)
     return found
+
+
+def is_legible(name: str) -> bool:
+    """Whether people can read a name of a caller: not blank, without control, formatting and unassigned characters."""
+    categories = {unicodedata.category(character) for character in name}
+    return bool(name.strip()) and not any(found[0] == "C" or found in {"Zl", "Zp"} for found in categories)

@@ -80,6 +80,8 @@ class Words(fields.String):
 def check_key_set(value: str) -> None:
     """A file, an https:// URL, or an http:// URL of this machine."""
     if "://" not in value:
+        if not Path(value).is_file():
+            raise ValidationError("There is no such file.")
         return
     url = urlsplit(value)
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
@@ -273,7 +275,7 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
         if name in values:
             raise ValidationError({f"{name}_FILE": [f"Set either {name} or {name}_FILE."]})
         try:
-            values[name] = Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            values[name] = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
             raise ValidationError({f"{name}_FILE": [f"Cannot read the file: {reason}."]}) from None

@@ -226,8 +226,8 @@ def test_known_database_url_options_are_accepted(url: str) -> None:
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
 def test_secret_can_be_in_a_file(ending: str, tmp_path: Path) -> None:
     file = tmp_path / "pepper"
-    file.write_bytes(f" a secret {ending}".encode())
-    assert load(environ={"INVENTORY_KEY_PEPPER_FILE": str(file)})["INVENTORY_KEY_PEPPER"] == " a secret "
+    file.write_bytes(f"\ufeffa secret{ending}".encode())
+    assert load(environ={"INVENTORY_KEY_PEPPER_FILE": str(file)})["INVENTORY_KEY_PEPPER"] == "a secret"
 
 
 def test_secret_in_a_file_is_validated(tmp_path: Path) -> None:

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import flask
-from sqlalchemy import bindparam, or_, update
 from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
 from inventory.auth.known import RefusedKey
+from inventory.auth.last_uses import LastUses
 from inventory.auth.secrets import Pepper
 from inventory.auth.validation import KeyValidator
 from inventory.caller import NOBODY, Caller, require
-from inventory.database.base import execute
-from inventory.database.unit_of_work import unit_of_work
-from inventory.models.api_key import ApiKey
 from inventory.web import access
 from inventory.web.observability import note_refused_key
 
 if TYPE_CHECKING:
     from flask import Flask
-
-# The time of the last use is not exact, so that it costs few writes.
-NOTE_USE_EVERY = timedelta(minutes=5)
-NOTE_USE = (
-    update(ApiKey)
-    .where(ApiKey.id == bindparam("key_id"))
-    .where(or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < bindparam("before")))
-    .values(last_used_at=bindparam("now"))
-)
-
-logger = logging.getLogger(__name__)
 
 
 class Validator(Protocol):
@@ -93,31 +78,33 @@ def identify(validators: Validators) -> Caller:
         raise errors.Unauthorized from None
 
 
-def note_use(key_id: str, last_used_at: datetime | None) -> None:
-    """Store the time of the use, unless a recent one is stored, after the response has been sent."""
-    if last_used_at is None or last_used_at < datetime.now(UTC) - NOTE_USE_EVERY:
-        write = partial(write_use, flask.current_app._get_current_object(), key_id)  # type: ignore[attr-defined] # noqa: SLF001
-
-        @flask.after_this_request
-        def write_later(response: flask.Response) -> flask.Response:
-            response.call_on_close(write)
-            return response
-
-
-def write_use(app: Flask, key_id: str) -> None:
-    now = datetime.now(UTC)
-    try:
-        with app.app_context():
-            unit_of_work(execute)(NOTE_USE, {"key_id": key_id, "now": now, "before": now - NOTE_USE_EVERY})
-    except (errors.ServiceError, DBAPIError) as error:
-        logger.info("The last use of key %s was not stored: %s", key_id, type(error).__name__)
-
-
 def init_app(app: Flask) -> None:
-    """Require API keys, unless INVENTORY_AUTH is off. The pepper is checked when the service starts to serve."""
-    if app.config["INVENTORY_AUTH"] == "keys":
-        keys = KeyValidator(Pepper(app.config["INVENTORY_KEY_PEPPER"] or ""), note_use)
-        app.before_request(partial(authenticate, Validators(keys, token_validator(app))))
+    """Require API keys, or else that requests come from this machine.
+
+    The pepper is checked when the service starts to serve.
+    """
+    if app.config["INVENTORY_AUTH"] == "off":
+        app.before_request(refuse_other_machines)
+        return
+    keys = KeyValidator(Pepper(app.config["INVENTORY_KEY_PEPPER"] or ""), LastUses(app).note)
+    app.before_request(partial(authenticate, Validators(keys, token_validator(app))))
+
+
+def refuse_other_machines() -> None:
+    """Raise Unauthorized for a request without authentication that was not sent to a loopback address.
+
+    gunicorn.conf.py already refuses to listen on other addresses. Another configuration or server does not read it.
+    """
+    environ = flask.request.environ
+    connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    address = connection.getsockname() if connection else (environ.get("REMOTE_ADDR") or "127.0.0.1",)
+    if isinstance(address, tuple) and not is_loopback(address[0]):
+        raise errors.Unauthorized("INVENTORY_AUTH is off, so only programs on the same machine may send requests.")
+
+
+@cache
+def is_loopback(address: str) -> bool:
+    return ip_address(address.partition("%")[0]).is_loopback
 
 
 def token_validator(app: Flask) -> Validator | None:

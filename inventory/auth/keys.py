@@ -9,8 +9,8 @@ from marshmallow import ValidationError
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from inventory.auth.secrets import new_id, new_key
-from inventory.caller import SCOPES
+from inventory.auth.secrets import is_id, new_id, new_key
+from inventory.caller import SCOPES, is_legible
 from inventory.database.base import db, fetch_all, fetch_value
 from inventory.database.types import fold
 from inventory.database.unit_of_work import unit_of_work
@@ -18,18 +18,24 @@ from inventory.fields import Text
 from inventory.models.api_key import ApiKey, ApiKeySecret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import timedelta
 
     from sqlalchemy import Row
 
     from inventory.auth.secrets import Pepper
 
+    Deliver = Callable[["Created"], None]
+
 NAME = Text(required=True, max_length=100)
 
 
 class KeyProblem(Exception):
-    """Why something cannot be done with a key, for the command line."""
+    """Why something cannot be done with a key, for the command line. ``slug`` is for programs."""
+
+    def __init__(self, slug: str, message: str) -> None:
+        super().__init__(message)
+        self.slug = slug
 
 
 class Created(NamedTuple):
@@ -43,16 +49,25 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def keep_nowhere(_created: Created) -> None:
+    pass
+
+
 @unit_of_work
-def create(pepper: Pepper, name: str, scopes: Iterable[str], expires_at: datetime | None = None) -> Created:
-    """Create a key. Raises KeyProblem for an invalid or used name, no scope, or an unknown one."""
-    try:
-        name = NAME.deserialize(name)
-    except ValidationError as error:
-        raise KeyProblem(f"Invalid name: {' '.join(error.messages)}") from None
-    wanted = set(scopes)
+def create(
+    pepper: Pepper,
+    name: str,
+    scopes: Iterable[str],
+    expires_at: datetime | None = None,
+    deliver: Deliver = keep_nowhere,
+) -> Created:
+    """Create a key. If ``deliver`` raises, nothing is created, since nobody has the secret.
+
+    Raises KeyProblem for an invalid or used name, no scope, or an unknown one.
+    """
+    name, wanted = valid_name(name), set(scopes)
     if not wanted or wanted - SCOPES.keys():
-        raise KeyProblem(f"The scopes must be one or more of {', '.join(SCOPES)}.")
+        raise KeyProblem("invalid_scopes", f"The scopes must be one or more of {', '.join(SCOPES)}.")
     key = ApiKey(
         id=new_id(),
         name=name,
@@ -64,8 +79,23 @@ def create(pepper: Pepper, name: str, scopes: Iterable[str], expires_at: datetim
     try:
         db.session.flush()
     except IntegrityError:
-        raise KeyProblem("Another key has this name. Rotate or revoke it, or use another name.") from None
-    return Created(key, add_secret(key, pepper))
+        raise KeyProblem(
+            "duplicate_name", "Another key has this name. Rotate or revoke it, or use another name."
+        ) from None
+    created = Created(key, add_secret(key, pepper))
+    deliver(created)
+    return created
+
+
+def valid_name(name: str) -> str:
+    """The name without surrounding blanks. Raises KeyProblem."""
+    try:
+        name = NAME.deserialize(name)
+    except ValidationError as error:
+        raise KeyProblem("invalid_name", f"Invalid name: {' '.join(error.messages)}") from None
+    if not is_legible(name) or is_id(name):
+        raise KeyProblem("invalid_name", "Invalid name: It has invisible characters, or the form of an id.")
+    return name
 
 
 def add_secret(key: ApiKey, pepper: Pepper) -> str:
@@ -78,10 +108,12 @@ def add_secret(key: ApiKey, pepper: Pepper) -> str:
 def find(name_or_id: str, *, lock: bool = False) -> ApiKey:
     """The key with this id, or the last one with this name. Raises KeyProblem."""
     matching = select(ApiKey).where(or_(ApiKey.id == name_or_id, ApiKey.name_folded == fold(name_or_id)))
-    latest_first = matching.order_by(ApiKey.revoked_at.is_(None).desc(), ApiKey.created_at.desc())
+    latest_first = matching.order_by(
+        (ApiKey.id == name_or_id).desc(), ApiKey.revoked_at.is_(None).desc(), ApiKey.created_at.desc()
+    )
     key = db.session.scalars(latest_first.with_for_update() if lock else latest_first).first()
     if key is None:
-        raise KeyProblem("No key has this name or id.")
+        raise KeyProblem("not_found", "No key has this name or id.")
     return key
 
 
@@ -112,19 +144,21 @@ def revoke(name_or_id: str) -> ApiKey:
 
 
 @unit_of_work
-def rotate(pepper: Pepper, name_or_id: str, overlap: timedelta) -> Created:
+def rotate(pepper: Pepper, name_or_id: str, overlap: timedelta, deliver: Deliver = keep_nowhere) -> Created:
     """Add a secret. The newest one so far remains valid for ``overlap``, and older ones are deleted.
 
-    Raises KeyProblem if there is none, or if it is revoked or has expired.
+    If ``deliver`` raises, nothing is changed. Raises KeyProblem if there is none, or if it is revoked or has expired.
     """
     key = find(name_or_id, lock=True)
     if status_of(key) != "active":
-        raise KeyProblem(f"The key is {status_of(key)}. Create a new one.")
+        raise KeyProblem("not_active", f"The key is {status_of(key)}. Create a new one.")
     mine = ApiKeySecret.key_id == key.id
     newest = fetch_value(select(ApiKeySecret.id).where(mine).order_by(ApiKeySecret.id.desc()).limit(1))
     db.session.execute(delete(ApiKeySecret).where(mine, ApiKeySecret.id != newest))
     db.session.execute(update(ApiKeySecret).where(mine).values(expires_at=now() + overlap))
-    return Created(key, add_secret(key, pepper))
+    created = Created(key, add_secret(key, pepper))
+    deliver(created)
+    return created
 
 
 def count_active() -> int:
@@ -132,7 +166,7 @@ def count_active() -> int:
 
 
 def has_other_pepper(pepper: Pepper) -> bool:
-    """Whether there are secrets that were made with another pepper, and are therefore refused."""
-    other = select(ApiKeySecret.id).join(ApiKey, ApiKey.id == ApiKeySecret.key_id)
-    other = other.where(ApiKeySecret.pepper != pepper.fingerprint, ApiKey.revoked_at.is_(None))
-    return fetch_value(other.limit(1)) is not None
+    """Whether the latest secret of an active key was made with another pepper, so that it is refused."""
+    active = {key.id for key in find_all() if status_of(key) == "active"}
+    latest = dict(fetch_all(select(ApiKeySecret.key_id, ApiKeySecret.pepper).order_by(ApiKeySecret.id)))
+    return any(used != pepper.fingerprint for key_id, used in latest.items() if key_id in active)

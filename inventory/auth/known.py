@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # A revoked key is refused after at most this time.
 CACHE_SECONDS = 5
 MAX_KNOWN = 1_000
+EXPIRED = "expired, or replaced by a rotation"
 
 
 class RefusedKey(Exception):
@@ -51,5 +52,5 @@ class KnownCallers:
                 self.by_digest.clear()
             self.by_digest[digest] = known
         if known.expires_at is not None and known.expires_at <= datetime.now(UTC):
-            raise RefusedKey("expired, or replaced by a rotation")
+            raise RefusedKey(EXPIRED)
         return known.caller

@@ -30,7 +30,7 @@ class Pepper:
 
     def digest(self, key: str) -> str:
         """HMAC-SHA256 in hexadecimal."""
-        return hmac.digest(self.value.encode(), key.encode(), "sha256").hex()
+        return hmac.digest(self.value.encode(errors="surrogateescape"), key.encode(), "sha256").hex()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -39,6 +39,10 @@ class Pepper:
 
 def new_id() -> str:
     return secrets.token_hex(6)
+
+
+def is_id(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{12}", text) is not None
 
 
 def new_key(key_id: str) -> str:

@@ -13,16 +13,14 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
+from typing import IO, TYPE_CHECKING, Any
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 import orjson
 
 from inventory.auth.known import KnownCallers, KnownKey, RefusedKey, end_of_cache
-from inventory.caller import SCOPES, Caller
-from inventory.fields import CONTROL
+from inventory.caller import SCOPES, Caller, is_legible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,15 +55,15 @@ class KeySet:
     def __init__(self, location: str) -> None:
         self.location = location
         self.keys: Keys = {}
-        self.read_at = float("-inf")
+        self.read_at = self.tried_at = float("-inf")
         self.lock = Lock()
 
     def get(self, key_id: str | None) -> Key:
         """The key with an id; without an id the only key. Raises RefusedKey."""
         key = self.find(key_id)
-        age = time.monotonic() - self.read_at
-        if age > MAX_AGE or (key is None and age > READ_AGAIN_AFTER):
-            self.read()
+        if key is None or time.monotonic() - self.read_at > MAX_AGE:
+            # A request with a known key does not wait for the provider.
+            self.read(wait=TIMEOUT if key is None else 0)
             key = self.find(key_id)
         if key is None:
             raise RefusedKey("the identity provider has no such key, or several")
@@ -76,27 +74,31 @@ class KeySet:
             return next(iter(self.keys.values())) if len(self.keys) == 1 else None
         return self.keys.get(key_id)
 
-    def read(self) -> None:
-        """Read the keys, unless another thread does. Requests with other keys go on meanwhile."""
-        if not self.lock.acquire(blocking=not self.keys):
+    def read(self, wait: float) -> None:
+        """Read the keys, unless they were read a moment ago. If another thread does, wait for it up to so long."""
+        if not self.lock.acquire(timeout=wait):
             return
         try:
-            if time.monotonic() - self.read_at > READ_AGAIN_AFTER:
-                self.read_at = time.monotonic()
+            if time.monotonic() - self.tried_at > READ_AGAIN_AFTER:
+                self.tried_at = time.monotonic()
                 self.keys = keys_of(self.content())
+                self.read_at = self.tried_at
         except (OSError, HTTPException, ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("The keys of the identity provider could not be read: %s.", type(error).__name__)
         finally:
             self.lock.release()
 
     def content(self) -> bytes:
-        if not self.location.startswith(("https://", "http://")):
-            return Path(self.location).read_bytes()
+        if "://" not in self.location:
+            return self.bounded(Path(self.location).open("rb"))
         request = Request(self.location, headers={"Accept": "application/json"})  # noqa: S310 - see config.py
-        with build_opener(NoRedirects).open(request, timeout=TIMEOUT) as response:
-            found: bytes = response.read(MAX_BYTES + 1)
+        return self.bounded(build_opener(NoRedirects).open(request, timeout=TIMEOUT))
+
+    def bounded(self, source: IO[bytes]) -> bytes:
+        with source:
+            found = source.read(MAX_BYTES + 1)
         if len(found) > MAX_BYTES:
-            raise URLError("too large")
+            raise ValueError("too large")
         return found
 
 
@@ -158,8 +160,8 @@ class TokenValidator:
     def caller_of(self, claims: Mapping[str, Any]) -> Caller:
         """The subject is the actor. Raises RefusedKey if it cannot be one."""
         subject = claims["sub"]
-        if not 1 <= len(subject) <= MAX_SUBJECT or CONTROL.search(subject):
-            raise RefusedKey("the subject of the token is too long, empty, or has control characters")
+        if len(subject) > MAX_SUBJECT or not is_legible(subject):
+            raise RefusedKey("the subject of the token is too long, blank, or has invisible characters")
         # Not an id of a key, and as short for any issuer.
         client = "jwt " + hashlib.sha256(f"{self.issuer}\n{subject}".encode()).hexdigest()[:32]
         return Caller(subject, client, self.scopes_in(claims.get(self.claim)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, literal, select
 
-from inventory.auth.known import KnownCallers, KnownKey, RefusedKey, end_of_cache
+from inventory.auth.known import EXPIRED, KnownCallers, KnownKey, RefusedKey, end_of_cache
 from inventory.auth.secrets import id_in
 from inventory.caller import Caller
 from inventory.database.base import fetch_all
@@ -16,7 +17,6 @@ from inventory.models.api_key import ApiKey, ApiKeySecret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     from inventory.auth.secrets import Pepper
 
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 
 class Secret(NamedTuple):
-    """A secret of a key, with the columns of the key itself."""
+    """A secret of a key, with the columns of the key itself. All are None for an unknown key."""
 
-    digest: str
-    pepper: str
+    digest: str | None
+    pepper: str | None
     expires_at: datetime | None
     name: str
-    scopes: str
+    scopes: str  # separated by spaces
     key_expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
 
 
+# An unknown key has one row, too, so that its answer takes as long as that to a wrong secret.
+ONE = select(literal(1).label("one")).subquery()
 SECRETS = Query(
     select(
         ApiKeySecret.digest,
@@ -47,11 +49,11 @@ SECRETS = Query(
         ApiKey.revoked_at,
         ApiKey.last_used_at,
     )
-    .join(ApiKey, ApiKey.id == ApiKeySecret.key_id)
-    .where(ApiKeySecret.key_id == bindparam("key_id"))
+    .select_from(ONE)
+    .outerjoin(ApiKeySecret, ApiKeySecret.key_id == bindparam("key_id"))
+    .outerjoin(ApiKey, ApiKey.id == ApiKeySecret.key_id)
 )
-# Compared for an id without secrets, so that the answer to an unknown id takes as long as to a wrong secret.
-NO_SECRET = Secret("0" * 64, "", None, "", "", None, None, None)
+NO_DIGEST = "0" * 64
 
 
 class KeyValidator:
@@ -76,19 +78,21 @@ class KeyValidator:
         """Read a key from the database. Raises RefusedKey."""
         until = end_of_cache()
         secrets = [Secret(*row) for row in fetch_all(SECRETS, {"key_id": key_id})]
-        matching = [secret for secret in secrets or [NO_SECRET] if hmac.compare_digest(secret.digest, digest)]
+        matching = [secret for secret in secrets if hmac.compare_digest(secret.digest or NO_DIGEST, digest)]
         if not matching:
             raise RefusedKey(self.why_none_matches(secrets))
         secret = matching[0]
         if secret.revoked_at is not None:
             raise RefusedKey("revoked")
         ends = [end for end in (secret.expires_at, secret.key_expires_at) if end is not None]
+        if ends and min(ends) <= datetime.now(UTC):
+            raise RefusedKey(EXPIRED)
         self.note_use(key_id, secret.last_used_at)
         caller = Caller(secret.name, key_id, frozenset(secret.scopes.split()))
         return KnownKey(caller, min(ends, default=None), until)
 
     def why_none_matches(self, secrets: Sequence[Secret]) -> str:
-        if not secrets:
+        if secrets[0].digest is None:
             return "unknown"
         if all(secret.pepper != self.pepper.fingerprint for secret in secrets):
             return "created with another INVENTORY_KEY_PEPPER"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import UTC, datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -56,14 +57,16 @@ class Moment(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        if re.fullmatch(r"[0-9]+[mhd]", value.strip()):
-            return datetime.now(UTC) + Duration().convert(value, param, ctx)
+        now = datetime.now(UTC)
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
+            if re.fullmatch(r"[0-9]+[mhd]", value.strip()):
+                moment = now + Duration().convert(value, param, ctx)
+            else:
+                moment = datetime.fromisoformat(value)
+                moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             self.fail("Use a duration such as 90d, a date such as 2027-01-31, or a time with offset.", param, ctx)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if moment <= datetime.now(UTC):
+        if moment <= now:
             self.fail("This time has passed.", param, ctx)
         return moment
 
@@ -85,14 +88,13 @@ def in_text(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
 
 
-def in_cell(value: Any) -> str:
-    """A value in a table. Times are shown to the minute."""
+def in_cell(name: str, value: Any) -> str:
+    """A value of a field in a table. Times are shown to the minute."""
     if value is None:
         return "-"
     if isinstance(value, list):
         return ",".join(value)
-    text = str(value)
-    return text[:16].replace("T", " ") if re.match(r"\d{4}-\d\d-\d\dT", text) else text
+    return str(value)[:16].replace("T", " ") if name.endswith("_at") else str(value)
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
@@ -103,16 +105,16 @@ def table(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def show_created(created: keys.Created, words: str, *, machine_readable: bool) -> None:
-    """The key goes to standard output alone, so that it can be piped."""
-    if machine_readable:
-        click.echo(json.dumps(described(created.key) | {"key": created.text}))
-        return
-    key = created.key
-    click.echo(
-        f"{words} key '{key.name}' (id {key.id}, scopes {key.scopes}). Store it now: it is not shown again.", err=True
-    )
-    click.echo(created.text)
+def print_key(created: keys.Created, *, machine_readable: bool) -> None:
+    """Print a key before it is stored. The key goes to standard output alone, so that it can be piped."""
+    if sys.stdout is None:
+        raise click.ClickException("Standard output is closed.")
+    click.echo(json.dumps(described(created.key) | {"key": created.text}) if machine_readable else created.text)
+    sys.stdout.flush()
+
+
+def say_stored(done: str, key: ApiKey) -> None:
+    click.echo(f"{done} key '{key.name}' (id {key.id}, scopes {key.scopes}). Keep it: it is not shown again.", err=True)
 
 
 def reporting_keys(command: Callable[P, R]) -> Callable[P, R]:
@@ -123,7 +125,13 @@ def reporting_keys(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except keys.KeyProblem as problem:
+            if kwargs.get("machine_readable"):
+                click.echo(json.dumps({"error": problem.slug, "message": str(problem)}))
             raise click.ClickException(str(problem)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise click.ClickException(f"Nothing was changed: {error.strerror}.") from None
 
     return reporting(wrapper)
 
@@ -155,8 +163,10 @@ def create(name: str, scopes: list[str], expires: datetime | None, machine_reada
     NAME identifies the client, and is the actor of the ledger rows that it writes. The key itself is not stored, so it
     is printed only once, to standard output. Everything else goes to standard error.
     """
-    created = keys.create(pepper(), name, scopes, expires)
-    show_created(created, "Created", machine_readable=machine_readable)
+    deliver = partial(print_key, machine_readable=machine_readable)
+    created = keys.create(pepper(), name, scopes, expires, deliver)
+    if not machine_readable:
+        say_stored("Created", created.key)
 
 
 @keys_group.command("list")
@@ -170,7 +180,7 @@ def list_keys(machine_readable: bool) -> None:
         click.echo(json.dumps(rows))
     elif rows:
         heading = [name.removesuffix("_at").replace("_", " ").upper() for name in COLUMNS]
-        click.echo(table([heading, *([in_cell(row[name]) for name in COLUMNS] for row in rows)]))
+        click.echo(table([heading, *([in_cell(name, row[name]) for name in COLUMNS] for row in rows)]))
     else:
         click.echo("No API keys. Create one with 'flask --app wsgi keys create NAME --scopes read'.", err=True)
 
@@ -187,10 +197,10 @@ def show(name_or_id: str, machine_readable: bool) -> None:
     if machine_readable:
         click.echo(json.dumps(described(key) | {"secrets": secrets}))
         return
-    rows = [[name.replace("_", " "), in_cell(value)] for name, value in described(key).items()]
-    rows += [
-        ["secret", f"created {in_cell(one['created_at'])}, expires {in_cell(one['expires_at'])}"] for one in secrets
-    ]
+    rows = [[name.replace("_", " "), in_cell(name, value)] for name, value in described(key).items()]
+    for secret in secrets:
+        shown = {name: in_cell(name, time) for name, time in secret.items()}
+        rows += [["secret", f"created {shown['created_at']}, expires {shown['expires_at']}"]]
     click.echo(table(rows))
 
 
@@ -229,8 +239,9 @@ def rotate(name_or_id: str, overlap: timedelta, machine_readable: bool) -> None:
     The id, the name and the scopes stay, and with them the idempotency keys of the client. At most two secrets are
     valid: the new one, and until the end of the overlap the previous one.
     """
-    created = keys.rotate(pepper(), name_or_id, overlap)
-    show_created(created, "Rotated", machine_readable=machine_readable)
+    rotated = keys.rotate(pepper(), name_or_id, overlap, partial(print_key, machine_readable=machine_readable))
+    if not machine_readable:
+        say_stored("Rotated", rotated.key)
 
 
 def init_app(app: Flask) -> None:

@@ -19,6 +19,7 @@ from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine, ExceptionContext, Select
@@ -199,6 +200,11 @@ def free_bytes(connection: Connection) -> int | None:
     return sqlite.free_bytes(connection) if is_sqlite(connection.engine.url) else None
 
 
+def without_waiting(connection: Connection) -> AbstractContextManager[None]:
+    """Make statements fail at once while another connection has the lock of an SQLite database."""
+    return sqlite.without_waiting(connection) if is_sqlite(connection.engine.url) else nullcontext()
+
+
 def check_writable(connection: Connection) -> None:
     """Raise DatabaseNotWritable if a movement could not be recorded now.
 
@@ -208,9 +214,8 @@ def check_writable(connection: Connection) -> None:
     free = free_bytes(connection)
     if free is not None and free < NEEDED_BYTES:
         raise DatabaseNotWritable("The database is almost out of space.", {"free_bytes": free})
-    waiting = sqlite.without_waiting(connection) if is_sqlite(connection.engine.url) else nullcontext()
     try:
-        with waiting:
+        with without_waiting(connection):
             connection.execute(text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
     except DBAPIError as error:
         answer = from_database(error)

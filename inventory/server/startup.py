@@ -39,7 +39,6 @@ def load() -> Flask:
         command = click.get_current_context(silent=True)
         if command is None or command.info_name == "run":
             logs.configure(app.config["INVENTORY_LOG_LEVEL"], app.config["INVENTORY_LOG_FORMAT"], observability.context)
-        if command is None:
             check_authentication(app)
         return app
 

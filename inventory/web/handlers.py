@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import flask
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from flask import Flask, Response
 
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
-DRAIN_SECONDS = 2  # of silence
+DRAIN_SILENCE_SECONDS = 2
+DRAIN_SECONDS = 10
+# Smaller than a network packet: gunicorn waits until a block is complete.
+DRAINED_BLOCK = 1024
 
 BY_HTTP_STATUS: dict[int, type[ServiceError]] = {
     error.status: error
@@ -68,13 +72,13 @@ def respond(error: ServiceError, cause: str | None = None, exception: BaseExcept
 def drain_body(environ: WSGIEnvironment) -> None:
     """Read the rest of the request body, up to a limit. Otherwise closing the connection can discard the response.
 
-    See RFC 9112 section 9.6.
+    See RFC 9112 section 9.6. A client that sends too slowly gets no more time, because a thread waits for it.
     """
-    body, left = environ["wsgi.input"], MAX_DRAINED_BYTES
+    body, left, deadline = environ["wsgi.input"], MAX_DRAINED_BYTES, monotonic() + DRAIN_SECONDS
     if "gunicorn.socket" in environ:
-        environ["gunicorn.socket"].settimeout(DRAIN_SECONDS)
+        environ["gunicorn.socket"].settimeout(DRAIN_SILENCE_SECONDS)
     with suppress(ParseException, OSError):
-        while left > 0 and (block := body.read(min(left, 65_536))):
+        while left > 0 and monotonic() < deadline and (block := body.read(min(left, DRAINED_BLOCK))):
             left -= len(block)
 
 

@@ -6,17 +6,21 @@ import hmac
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
-from inventory.auth import authentication, keys, known
+from inventory.auth import keys, known, last_uses
 from inventory.auth.known import CACHE_SECONDS
+from inventory.auth.last_uses import LastUses
 from inventory.auth.secrets import Pepper, new_id
 from inventory.auth.secrets import new_key as key_text
 from inventory.auth.validation import KeyValidator
-from inventory.database.base import db
+from inventory.caller import NOBODY, OPERATOR, caller
+from inventory.database.base import begin, db
+from inventory.database.engines import WRITE
 from inventory.models.api_key import ApiKey
-from tests import builders
+from tests import builders, conftest
 from tests.auth.credentials import PEPPER, client_with, keyed_app, new_key
 from tests.builders import body, error_of
 from tests.statements import watched
@@ -321,26 +325,72 @@ def test_cache_is_bounded(keyed: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         assert len(validator.known.by_digest) <= 2
 
 
-def test_last_use_is_stored_now_and_then(keyed: Flask, clock: Clock) -> None:
-    client = client_with(keyed, new_key(keyed, "read", name="till"))
+class Timer:
+    """Replaces the timer of LastUses."""
 
-    def last_use() -> datetime | None:
-        with keyed.app_context():
-            return keys.find("till").last_used_at
+    started = 0
 
-    assert last_use() is None
-    client.get("/products").close()
-    first = last_use()
-    assert first is not None
-    clock.seconds += CACHE_SECONDS
-    client.get("/products").close()
-    assert last_use() == first
-    expire(keyed, ApiKey, last_used_at=first - authentication.NOTE_USE_EVERY)
-    clock.seconds += CACHE_SECONDS
-    client.get("/products").close()
-    later = last_use()
-    assert later is not None
-    assert later > first
+    def __init__(self, _seconds: float, _write: object) -> None:
+        pass
+
+    def start(self) -> None:
+        type(self).started += 1
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> type[Timer]:
+    class OwnTimer(Timer):
+        pass
+
+    monkeypatch.setattr(last_uses, "Timer", OwnTimer)
+    return OwnTimer
+
+
+def last_use(app: Flask) -> datetime | None:
+    with app.app_context():
+        return keys.find("till").last_used_at
+
+
+def test_last_use_is_stored_apart_from_requests(keyed: Flask, timer: type[Timer]) -> None:
+    key = new_key(keyed, "read", name="till")
+    uses = LastUses(keyed)
+    validator = KeyValidator(Pepper(PEPPER), uses.note)
+    with keyed.app_context():
+        validator.caller(key)
+        validator.caller(key)
+    assert list(uses.noted) == [key[4:16]]
+    assert last_use(keyed) is None
+    uses.write()
+    assert last_use(keyed) is not None
+    assert (uses.noted, timer.started) == ({}, 1)
+
+
+def test_last_use_is_exact_to_some_minutes(keyed: Flask, timer: type[Timer]) -> None:
+    uses = LastUses(keyed)
+    now = datetime.now(UTC)
+    uses.note("recent", now - last_uses.EXACT_TO / 2)
+    assert timer.started == 0
+    uses.note("old", now - last_uses.EXACT_TO)
+    assert (list(uses.noted), timer.started) == (["old"], 1)
+
+
+def test_refused_key_is_not_used(keyed: Flask, timer: type[Timer]) -> None:
+    key = new_key(keyed, "read", name="till")
+    expire(keyed, ApiKey, expires_at=LONG_AGO)
+    assert send(keyed, ("X-API-Key", key)).status_code == 401
+    assert timer.started == 0
+
+
+@conftest.on_sqlite
+def test_last_use_does_not_wait_for_the_lock(keyed: Flask, impatient: Flask, timer: type[Timer]) -> None:
+    new_key(keyed, name="till")
+    uses = LastUses(keyed)
+    with keyed.app_context():
+        uses.note(keys.find("till").id, None)
+    with impatient.app_context(), begin(WRITE):
+        uses.write()
+    assert last_use(keyed) is None
+    assert timer.started == 1
 
 
 def test_health_shows_details_only_with_the_scope_read(keyed: Flask) -> None:
@@ -357,3 +407,36 @@ def test_options_needs_no_key(keyed: Flask) -> None:
 def test_unknown_path_needs_no_key(keyed: Flask) -> None:
     assert error_of(keyed.test_client().get("/nowhere")) == (404, "not_found")
     assert error_of(keyed.test_client().delete("/products")) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        (("127.0.0.1", 8000), 200),
+        (("127.8.9.10", 8000), 200),
+        (("::1", 8000, 0, 0), 200),
+        ("/run/inventory.sock", 200),
+        (("192.0.2.1", 8000), 401),
+        (("2001:db8::1", 8000, 0, 0), 401),
+        (("fe80::1%eth0", 8000, 0, 2), 401),
+    ],
+)
+@pytest.mark.parametrize("server", ["gunicorn.socket", "werkzeug.socket"])
+def test_without_keys_only_this_machine_is_answered(server: str, address: object, status: int, app: Flask) -> None:
+    connection = mock.Mock(getsockname=lambda: address)
+    assert app.test_client().get("/products", environ_overrides={server: connection}).status_code == status
+
+
+def test_without_keys_the_address_of_the_client_counts_on_other_servers(app: Flask) -> None:
+    client = app.test_client()
+    assert client.get("/products", environ_overrides={"REMOTE_ADDR": "192.0.2.1"}).status_code == 401
+    assert client.get("/products", environ_overrides={"REMOTE_ADDR": "127.0.0.1"}).status_code == 200
+
+
+def test_until_it_is_known_the_caller_is_nobody(keyed: Flask, app: Flask) -> None:
+    with keyed.test_request_context():
+        assert caller() == NOBODY
+    with keyed.app_context():
+        assert caller() == OPERATOR
+    with app.test_request_context():
+        assert caller() == OPERATOR

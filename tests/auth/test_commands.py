@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +15,9 @@ import pytest
 from inventory import create_app
 from inventory.auth.secrets import id_in
 from inventory.database.base import db
-from tests.auth.credentials import client_with
+from inventory.models.api_key import ApiKey
+from tests.auth.credentials import PEPPER, client_with
+from tests.servers import ROOT
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -46,7 +52,7 @@ def test_create_prints_only_the_key_on_stdout(keyed: Flask) -> None:
     key = done.stdout.removesuffix("\n")
     assert id_in(key)
     assert done.stderr == (
-        f"Created key 'till 3' (id {id_in(key)}, scopes read stock). Store it now: it is not shown again.\n"
+        f"Created key 'till 3' (id {id_in(key)}, scopes read stock). Keep it: it is not shown again.\n"
     )
     assert client_with(keyed, key).get("/products").status_code == 200
 
@@ -91,6 +97,11 @@ def test_duration_is_counted_from_now(keyed: Flask) -> None:
             "Error: Invalid value for '--expires': This time has",
         ),
         (["till", "--scopes", "read", "--expires", "9999999d"], "Error: Invalid value for '--expires'"),
+        (["till", "--scopes", "read", "--expires", "0d"], "Error: Invalid value for '--expires': This time"),
+        (
+            ["till", "--scopes", "read", "--expires", "9999-12-31T23:59:59-23:00"],
+            "Error: Invalid value for '--expires'",
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, keyed: Flask) -> None:
@@ -100,7 +111,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, keyed: Fla
     assert as_json(keyed, "list") == []
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[31m", "x" * 101])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[31m", "x" * 101, "\u202ellit", "a\u2028b", "50cbd03f1d97"])
 def test_invalid_name_is_refused(name: str, keyed: Flask) -> None:
     status, line = refusal(keyed, "create", name, "--scopes", "read")
     assert status == 1
@@ -184,3 +195,43 @@ def test_command_on_unmigrated_database_suggests_upgrade(empty_database_url: str
     assert (status, line) == (1, "Error: The database is not migrated. Run 'flask --app wsgi db upgrade'.")
     with app.app_context():
         db.engine.dispose()
+
+
+def test_id_of_a_key_is_found_before_a_name(keyed: Flask) -> None:
+    key_id = id_in(create(keyed, "till")) or ""
+    with keyed.app_context():
+        db.session.add(ApiKey(id="0" * 12, name=key_id, name_folded=key_id, scopes="read"))
+        db.session.commit()
+    assert as_json(keyed, "revoke", key_id)["name"] == "till"
+
+
+@pytest.mark.parametrize("arguments", [["create", "new", "--scopes", "read"], ["rotate", "till", "--overlap", "0m"]])
+def test_nothing_changes_if_the_key_cannot_be_printed(arguments: list[str], keyed: Flask) -> None:
+    key = create(keyed, "till")
+    before = as_json(keyed, "list")
+    environment = os.environ | {"DATABASE_URL": keyed.config["DATABASE_URL"], "INVENTORY_KEY_PEPPER": PEPPER}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi", "keys", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.stderr == "Error: Nothing was changed: No space left on device.\n"
+    assert done.returncode == 1
+    assert as_json(keyed, "list") == before
+    assert client_with(keyed, key).get("/products").status_code == 200
+
+
+def test_problem_is_json_on_request(keyed: Flask) -> None:
+    done = run(keyed, "show", "nobody", "--json")
+    assert json.loads(done.stdout) == {"error": "not_found", "message": "No key has this name or id."}
+    assert done.exit_code == 1
+
+
+def test_name_like_a_time_is_shown_as_it_is(keyed: Flask) -> None:
+    create(keyed, "2026-11-22Till of the shop")
+    assert "2026-11-22Till of the shop" in run(keyed, "list").stdout

@@ -6,9 +6,10 @@ import base64
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -197,6 +198,8 @@ REFUSED: dict[str, Callable[[], str]] = {
     "empty subject": lambda: token(sub=""),
     "long subject": lambda: token(sub="x" * 101),
     "line break in subject": lambda: token(sub="web\nshop"),
+    "blank subject": lambda: token(sub=" "),
+    "invisible subject": lambda: token(sub="web\u202eshop"),
     "unknown key": lambda: token(kid="other"),
     "no key id": lambda: token(kid=None),
     "another key": lambda: token(OTHER_RSA),
@@ -315,6 +318,16 @@ def test_last_keys_are_kept_while_the_provider_is_down(
     assert get(app, token(kid="other")).status_code == 401
 
 
+def test_failed_read_does_not_prolong_the_life_of_keys(app: Flask, provider: Provider, clock: Clock) -> None:
+    assert get(app, token()).status_code == 200
+    clock.seconds += tokens.MAX_AGE + 1
+    provider.path.rename(provider.path.with_suffix(".away"))
+    assert get(app, token(jti="2")).status_code == 200
+    provider.publish(described(OTHER_RSA, "new"))
+    clock.seconds += tokens.READ_AGAIN_AFTER + 1
+    assert get(app, token(jti="3")).status_code == 401
+
+
 class Handler(BaseHTTPRequestHandler):
     requests = 0
     status, content, location = 200, b"", ""
@@ -329,6 +342,29 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_args: object) -> None:
         pass
+
+
+def test_requests_wait_for_the_first_keys(database_url: str) -> None:
+    """Requests that come while another one fetches the keys are not refused."""
+    asked, go = Event(), Event()
+
+    class SlowHandler(Handler):
+        content = json.dumps({"keys": [described(RSA, "rsa")]}).encode()
+
+        def do_GET(self) -> None:
+            asked.set()
+            go.wait(tokens.TIMEOUT)
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler) as server, ThreadPoolExecutor(3) as pool:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with disposed(app_with(database_url, f"http://127.0.0.1:{server.server_address[1]}/jwks")) as app:
+            answers = [pool.submit(get, app, token(jti=str(number))) for number in range(3)]
+            assert asked.wait(30)
+            go.set()
+            assert [answer.result().status_code for answer in answers] == [200] * 3
+        server.shutdown()
+    assert SlowHandler.requests == 1
 
 
 @pytest.fixture
@@ -382,13 +418,14 @@ def test_unreachable_provider_does_not_affect_api_keys(database_url: str) -> Non
         ("INVENTORY_JWT_ALGORITHMS", ""),
         ("INVENTORY_JWT_KEYS", "http://login.example.com/jwks"),
         ("INVENTORY_JWT_KEYS", "file:///etc/jwks"),
+        ("INVENTORY_JWT_KEYS", "missing.json"),
     ],
 )
 def test_unsafe_setting_is_refused(name: str, value: str) -> None:
     given = {
         "INVENTORY_JWT_ISSUER": ISSUER,
         "INVENTORY_JWT_AUDIENCE": AUDIENCE,
-        "INVENTORY_JWT_KEYS": "jwks.json",
+        "INVENTORY_JWT_KEYS": __file__,
         name: value,
     }
     with pytest.raises(ConfigError, match=f"{name}: "):
@@ -398,7 +435,7 @@ def test_unsafe_setting_is_refused(name: str, value: str) -> None:
 @pytest.mark.parametrize("name", ["INVENTORY_JWT_ISSUER", "INVENTORY_JWT_AUDIENCE", "INVENTORY_JWT_KEYS"])
 def test_settings_of_the_provider_belong_together(name: str) -> None:
     with pytest.raises(ConfigError, match=f"INVENTORY_JWT_.*: Required with {name}"):
-        load(environ={name: "x"})
+        load(environ={name: __file__})
 
 
 def test_without_provider_tokens_are_refused(keyed: Flask) -> None:
