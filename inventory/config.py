@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 PREFIX = "INVENTORY_"
 MEBIBYTE = 1024 * 1024
 # Each can be given as the name of a file, too, in NAME_FILE.
-SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER")
+SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER", "REDIS_URL")
+# Not applied without API keys, unless they are set.
+RATES = ("INVENTORY_LIMIT_READS", "INVENTORY_LIMIT_WRITES", "INVENTORY_LIMIT_INVALID_KEYS")
+OFF = "off"
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgres", "postgresql", "postgresql+psycopg"})
 
 ORIGIN = re.compile(
@@ -43,6 +46,33 @@ def check_database_url(value: str) -> None:
         driver = ""
     if driver not in DRIVERS:
         raise ValidationError("Must be a sqlite:///… or postgresql://… URL.")
+
+
+def check_redis_url(value: str) -> None:
+    try:
+        url = urlsplit(value)
+        is_valid = url.scheme in {"redis", "rediss"} and bool(url.hostname) and url.port != 0
+        is_valid = is_valid or (url.scheme == "unix" and bool(url.path))
+    except ValueError:  # an invalid port
+        is_valid = False
+    if not is_valid:
+        raise ValidationError("Must be a redis://…, rediss://… or unix://… URL.")
+
+
+class Rate(Integer):
+    """Requests per minute. None for ``off``."""
+
+    default_error_messages = {"invalid": "Not a valid integer, and not 'off'."}  # noqa: RUF012 - marshmallow's own form
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(1, 1_000_000_000), **kwargs)
+
+    def _deserialize(self, value: object, attr: str | None, data: Mapping[str, object] | None, **kwargs: object) -> Any:
+        return None if value == OFF else super()._deserialize(value, attr, data, **kwargs)
+
+    def _validate(self, value: Any) -> None:
+        if value is not None:
+            super()._validate(value)
 
 
 class HostNames(fields.String):
@@ -225,6 +255,28 @@ class Settings(TextSchema):
         validate=validate.Range(1, 3_600_000),
         metadata={"description": "PostgreSQL statement timeout in milliseconds"},
     )
+    REDIS_URL = fields.String(
+        load_default=None,
+        validate=check_redis_url,
+        metadata={"description": "Redis that counts requests for rate limits; for more than one worker or host"},
+    )
+    INVENTORY_LIMIT_READS = Rate(
+        load_default=12_000,
+        metadata={"description": "reads per minute of an API key, and of an address without a key; or off"},
+    )
+    INVENTORY_LIMIT_WRITES = Rate(
+        load_default=6_000,
+        metadata={"description": "writes per minute of an API key, and of an address without a key; or off"},
+    )
+    INVENTORY_LIMIT_INVALID_KEYS = Rate(
+        load_default=10,
+        metadata={"description": "invalid API keys per minute from an address; or off"},
+    )
+    INVENTORY_TRUSTED_PROXIES = Integer(
+        load_default=0,
+        validate=validate.Range(0, 10),
+        metadata={"description": "number of proxies in front that append to X-Forwarded-For"},
+    )
     INVENTORY_REQUIRE_IDEMPOTENCY_KEY = Flag(
         load_default=False,
         metadata={"description": "require an Idempotency-Key on every request that changes stock"},
@@ -300,6 +352,8 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
             others[key] = value
     try:
         settings: dict[str, Any] = Settings().load(with_files(given) | with_files(overriding))
+        if settings["INVENTORY_AUTH"] == OFF:
+            settings |= dict.fromkeys(set(RATES) - given.keys() - overriding.keys())
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
         raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None

@@ -6,6 +6,7 @@ not repeat rejected text, except a shortened heading of an imported file.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -257,6 +258,22 @@ class UnsupportedMediaType(ServiceError):
     default_message = "Unsupported media type. Send Content-Type: application/json."
 
 
+class RateLimited(ServiceError):
+    """The client has to ``wait`` a number of seconds, which are rounded up."""
+
+    status = 429
+    slug = "rate_limited"
+    default_message = "Too many requests. Retry after the number of seconds in Retry-After."
+    headers: ClassVar = {"Retry-After": "1"}
+
+    def __init__(self, seconds: float = 1, message: str | None = None) -> None:
+        super().__init__(message)
+        self.wait = max(1, math.ceil(seconds))
+
+    def response_headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.wait)}
+
+
 class HeadersTooLarge(ServiceError):
     status = 431
     slug = "headers_too_large"
@@ -350,6 +367,13 @@ class DatabaseBusy(ServiceError):
     slug = "database_busy"
     default_message = "The database is busy. Retry shortly."
     headers: ClassVar = {"Retry-After": "1"}
+
+
+class QueryTooSlow(ServiceError):
+    status = 503
+    slug = "query_too_slow"
+    default_message = "The query took too long. Narrow the filters, or use another order."
+    headers: ClassVar = {"Retry-After": "2"}
 
 
 class StorageFull(ServiceError):

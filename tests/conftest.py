@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Tests of access switch API keys on.
 os.environ["INVENTORY_AUTH"] = "off"
+# Tests of access send many invalid keys from one address. Tests of this limit set it.
+os.environ["INVENTORY_LIMIT_INVALID_KEYS"] = "off"
 
 # An example may take any time. With CI set, Hypothesis uses the same examples in every run.
 settings.register_profile("patient", settings(), deadline=None)

@@ -52,7 +52,7 @@ SLUGS = {
     431: {"headers_too_large"},
     500: {"internal_error"},
     501: {"not_implemented"},
-    503: {"database_unavailable", "database_busy"},
+    503: {"database_unavailable", "database_busy", "query_too_slow"},
     507: {"storage_full"},
 }
 # What a response never contains: words of a stack trace, of the database, or of the libraries underneath.

@@ -19,6 +19,10 @@ BOUNDS = {
     "INVENTORY_THREADS": (1, 256),
     "INVENTORY_BUSY_TIMEOUT_MS": (1, 60_000),
     "INVENTORY_STATEMENT_TIMEOUT_MS": (1, 3_600_000),
+    "INVENTORY_LIMIT_READS": (1, 10**9),
+    "INVENTORY_LIMIT_WRITES": (1, 10**9),
+    "INVENTORY_LIMIT_INVALID_KEYS": (1, 10**9),
+    "INVENTORY_TRUSTED_PROXIES": (0, 10),
     "INVENTORY_MAX_BODY_BYTES": (1_024, 64 * 1024 * 1024),
     "INVENTORY_MAX_IMPORT_BYTES": (1_024, 4 * 1024**3),
 }
@@ -101,6 +105,30 @@ def test_choices_and_booleans_are_validated() -> None:
         assert f"invalid setting: {name}: " in config_error(**{name: invalid})
     read = [load(environ={"INVENTORY_REQUIRE_IDEMPOTENCY_KEY": word}) for word in ("true", "1", "no", "0")]
     assert [settings["INVENTORY_REQUIRE_IDEMPOTENCY_KEY"] for settings in read] == [True, True, False, False]
+
+
+def test_rates_can_be_off_and_are_off_without_keys_unless_set() -> None:
+    assert load(environ={"INVENTORY_LIMIT_READS": "off"})["INVENTORY_LIMIT_READS"] is None
+    assert load(environ={})["INVENTORY_LIMIT_READS"] == 12_000
+    open_to_all = load(environ={"INVENTORY_AUTH": "off", "INVENTORY_LIMIT_WRITES": "7"})
+    assert [open_to_all[f"INVENTORY_LIMIT_{name}"] for name in ("READS", "WRITES", "INVALID_KEYS")] == [None, 7, None]
+
+
+@pytest.mark.parametrize("url", ["redis://cache:6379/1", "rediss://me:secret@cache", "unix:///run/redis.sock?db=2"])
+def test_redis_url_is_accepted(url: str) -> None:
+    assert load(environ={"REDIS_URL": url})["REDIS_URL"] == url
+
+
+@pytest.mark.parametrize("url", ["", "cache:6379", "http://me:secret@cache", "redis://:secret@cache:x"])
+def test_invalid_redis_url_is_rejected_without_its_password(url: str) -> None:
+    line = config_error(REDIS_URL=url)
+    assert line.startswith("inventory: cannot start: invalid setting: REDIS_URL: Must be a redis://")
+    assert "secret" not in line
+
+
+def test_redis_url_can_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:secret@cache/0\n")
+    assert load(environ={"REDIS_URL_FILE": str(tmp_path / "url")})["REDIS_URL"] == "redis://:secret@cache/0"
 
 
 def test_trusted_hosts_are_parsed_and_validated() -> None:

@@ -11,11 +11,12 @@ import flask
 from sqlalchemy.exc import DBAPIError
 
 from inventory import errors
+from inventory.auth import limits
 from inventory.auth.known import RefusedKey
 from inventory.auth.last_uses import LastUses
 from inventory.auth.secrets import Pepper
 from inventory.auth.validation import KeyValidator
-from inventory.caller import NOBODY, Caller, require
+from inventory.caller import NOBODY, Caller, caller, require
 from inventory.web import access
 from inventory.web.observability import note_refused_key
 
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from flask import Flask
 
 
+    from inventory.auth.limits import Failures
+
+
 class Validator(Protocol):
+    def knows(self, key: str) -> bool:
+        """Whether this worker has found the key valid, even if it has to check it again."""
+
     def caller(self, key: str) -> Caller:
         """Whose key or token this is. Raises RefusedKey."""
 
@@ -47,8 +54,8 @@ def presented() -> str | None:
     return keys[0] if keys else None
 
 
-def authenticate(validators: Validators) -> None:
-    """Set the caller of a request. Raises KeyRequired, Unauthorized, and InsufficientScope.
+def authenticate(validators: Validators, failures: Failures) -> None:
+    """Set the caller of a request, NOBODY without a key. Raises Unauthorized, and RateLimited after many failures.
 
     OPTIONS needs no key, because a browser asks without one whether it may send it.
     """
@@ -57,37 +64,61 @@ def authenticate(validators: Validators) -> None:
     if scope is None or flask.request.method == "OPTIONS":
         return
     try:
-        flask.g.caller = identify(validators)
-        require(scope)
-    except (errors.Unauthorized, errors.InsufficientScope, DBAPIError):
+        flask.g.caller = identify(validators, failures)
+    except (errors.Unauthorized, errors.RateLimited, DBAPIError):
         if not is_optional:
             raise
 
 
-def identify(validators: Validators) -> Caller:
-    """Whose key the request presents. Raises KeyRequired and Unauthorized."""
+def identify(validators: Validators, failures: Failures) -> Caller:
+    """Whose key or token the request presents. Raises Unauthorized and RateLimited.
+
+    While an address sends invalid keys, only those are checked that were valid before: other clients can have the same
+    address.
+    """
     key = presented()
     if key is None:
-        raise errors.KeyRequired
+        return NOBODY
+    # The text of a key has no dot, and a token has two.
+    validator = validators.tokens if "." in key and validators.tokens else validators.keys
+    refusal = failures.refusal()
+    if refusal is not None and not validator.knows(key):
+        raise refusal
     try:
-        # The text of a key has no dot, and a token has two.
-        validator = validators.tokens if "." in key and validators.tokens else validators.keys
         return validator.caller(key)
     except RefusedKey as reason:
+        failures.note()
         note_refused_key(str(reason))
         raise errors.Unauthorized from None
 
 
-def init_app(app: Flask) -> None:
-    """Require API keys, or else that requests come from this machine.
-
-    The pepper is checked when the service starts to serve.
-    """
-    if app.config["INVENTORY_AUTH"] == "off":
-        app.before_request(refuse_other_machines)
+def authorize() -> None:
+    """Raise KeyRequired or InsufficientScope unless the caller may do what the request asks for."""
+    scope, is_optional = access.required()
+    if scope is None or is_optional or flask.request.method == "OPTIONS":
         return
-    keys = KeyValidator(Pepper(app.config["INVENTORY_KEY_PEPPER"] or ""), LastUses(app).note)
-    app.before_request(partial(authenticate, Validators(keys, token_validator(app))))
+    if caller() is NOBODY:
+        raise errors.KeyRequired
+    require(scope)
+
+
+def init_app(app: Flask) -> None:
+    """Limit rates, and require API keys, or else that requests come from this machine.
+
+    The pepper is checked when the service starts to serve. Requests without a key, and with too small a scope, count.
+    """
+    needs_key = app.config["INVENTORY_AUTH"] == "keys"
+    limiter = limits.init_app(app)
+    if needs_key:
+        keys = KeyValidator(Pepper(app.config["INVENTORY_KEY_PEPPER"] or ""), LastUses(app).note)
+        failures = limits.Failures(app.config["INVENTORY_LIMIT_INVALID_KEYS"])
+        app.before_request(partial(authenticate, Validators(keys, token_validator(app)), failures))
+    else:
+        app.before_request(refuse_other_machines)
+    if limiter.reads or limiter.writes:
+        app.before_request(limiter.check)
+    if needs_key:
+        app.before_request(authorize)
 
 
 def refuse_other_machines() -> None:

@@ -46,11 +46,15 @@ class KnownCallers:
         """Whose key has a digest. ``check`` is called if it was not checked recently. Raises RefusedKey."""
         known = self.by_digest.get(digest)
         if known is None or known.until <= time.monotonic():
-            self.by_digest.pop(digest, None)
-            known = check()
+            try:
+                known = check()
+            except RefusedKey:
+                self.by_digest.pop(digest, None)
+                raise
             if len(self.by_digest) >= MAX_KNOWN:
                 self.by_digest.clear()
             self.by_digest[digest] = known
         if known.expires_at is not None and known.expires_at <= datetime.now(UTC):
+            self.by_digest.pop(digest, None)
             raise RefusedKey(EXPIRED)
         return known.caller

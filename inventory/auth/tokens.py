@@ -123,10 +123,12 @@ class TokenValidator:
         self.key_set = KeySet(settings["INVENTORY_JWT_KEYS"])
         self.known = KnownCallers()
 
+    def knows(self, token: str) -> bool:
+        return digest_of(token) in self.known.by_digest
+
     def caller(self, token: str) -> Caller:
         """Whose token this is. Raises RefusedKey."""
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        return self.known.get(digest, lambda: self.validate(token))
+        return self.known.get(digest_of(token), lambda: self.validate(token))
 
     def validate(self, token: str) -> KnownKey:
         until = end_of_cache()
@@ -173,3 +175,7 @@ class TokenValidator:
             word.removeprefix(self.prefix) for word in words if isinstance(word, str) and word.startswith(self.prefix)
         )
         return frozenset(named) & SCOPES.keys()
+
+
+def digest_of(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()

@@ -63,6 +63,9 @@ class KeyValidator:
         self.pepper, self.note_use = pepper, note_use
         self.known = KnownCallers()
 
+    def knows(self, key: str) -> bool:
+        return self.pepper.digest(key) in self.known.by_digest
+
     def caller(self, key: str) -> Caller:
         """Whose key this is. Raises RefusedKey."""
         key_id = id_in(key)

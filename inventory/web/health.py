@@ -18,6 +18,9 @@ from inventory.web.api import Blueprint
 if TYPE_CHECKING:
     from sqlalchemy import Pool
 
+# Name of the extension that tells where rates are counted.
+LIMITER = "inventory_limiter"
+
 blueprint = Blueprint("health", __name__, description="Readiness and liveness checks.")
 
 
@@ -31,12 +34,20 @@ class PoolOut(AnswerSchema):
 class HealthOut(AnswerSchema):
     """Readiness of the service. Only callers with the scope `read` get more than `status`."""
 
-    optional = frozenset({"database", "revision", "pool"})
+    optional = frozenset({"database", "revision", "pool", "limiter"})
 
     status = Choice(["ok"], component="HealthStatus")
     database = fields.String(metadata={"description": "Engine and version."})
     revision = fields.String(metadata={"description": "Current migration of the database."})
     pool = fields.Nested(PoolOut)
+    limiter = Choice(
+        ["redis", "redis unreachable", "memory", "off"],
+        component="LimiterState",
+        metadata={
+            "description": "Where requests are counted for rate limits. While Redis is unreachable, each worker counts "
+            "in its memory."
+        },
+    )
 
 
 class LiveOut(AnswerSchema):
@@ -51,7 +62,8 @@ def get_health() -> object:
     """Check readiness.
 
     200 if the database is reachable, migrated to the latest revision and writable. Otherwise 503 `database_unavailable`
-    with the reason. `database`, `revision` and `pool` are returned only to keys with the scope `read`.
+    with the reason. Only keys with the scope `read` get more than `status`. Redis is not needed for readiness: without
+    it, `limiter` is `redis unreachable`, and each worker limits rates by itself.
     """
     head = revisions.known(current_app.extensions["migrate"].directory)[0]
     with db.engine.connect() as connection:
@@ -67,6 +79,7 @@ def get_health() -> object:
             "database": server_version(connection),
             "revision": revision,
             "pool": pool_figures(db.engine.pool),
+            "limiter": current_app.extensions[LIMITER](),
         }
 
 

@@ -96,7 +96,7 @@ def test_response_schemas_require_all_fields(schema: Mapping[str, Any]) -> None:
     row = resolve(schema.get("items", schema))
     for shape in row.get("oneOf", row.get("anyOf", [row])):
         found = resolve(shape)
-        only_with_key = {"database", "revision", "pool"} if "revision" in found["properties"] else set()
+        only_with_key = {"database", "revision", "pool", "limiter"} if "revision" in found["properties"] else set()
         assert set(found["required"]) == set(found["properties"]) - only_with_key
         assert "additionalProperties" not in found
 

@@ -208,6 +208,8 @@ def answer(spec: APISpec, classes: Errors) -> str:
         }
         if any("Retry-After" in error.headers for error in classes):
             described["headers"] = {"Retry-After": "Retry-After"}
+        if errors.RateLimited in classes:
+            described["headers"] |= {"RateLimit": "RateLimit", "RateLimit-Policy": "RateLimit-Policy"}
         spec.components.response(name, described)
     return name
 

@@ -268,6 +268,7 @@ ANSWERS: dict[str, JsonObject] = {
             "database": "SQLite 3.53.0",
             "revision": "0006",
             "pool": {"size": 8, "in_use": 1},
+            "limiter": "redis",
         }
     },
     "get_liveness": {JSON: {"status": "ok"}},

@@ -41,6 +41,17 @@ HEADERS = {
         " Absent otherwise.",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "RateLimit": {
+        "description": "The budget of the request, with the requests left (`r`) and the seconds until the next window"
+        " (`t`). Responses have it if rates are limited (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+        "example": '"reads";r=11999;t=60',
+    },
+    "RateLimit-Policy": {
+        "description": "The budget of the request, with its quota (`q`) and window in seconds (`w`).",
+        "schema": {"type": "string"},
+        "example": '"reads";q=12000;w=60',
+    },
     "Retry-After": {"description": "Seconds to wait before retrying.", "schema": {"type": "integer"}},
 }
 LINK_HEADER = {"Link": "Link"}
@@ -97,10 +108,12 @@ ALWAYS = (
     errors.BadRequest,
     errors.UriTooLong,
     errors.ValidationFailed,
+    errors.RateLimited,
     errors.HeadersTooLarge,
     errors.InternalError,
     errors.DatabaseUnavailable,
     errors.DatabaseBusy,
+    errors.QueryTooSlow,
 )
 ON_ACCESS = (errors.Unauthorized, errors.InsufficientScope)
 ON_BODY = (
