@@ -253,7 +253,7 @@ class Settings(TextSchema):
     INVENTORY_STATEMENT_TIMEOUT_MS = Integer(
         load_default=30_000,
         validate=validate.Range(1, 3_600_000),
-        metadata={"description": "PostgreSQL statement timeout in milliseconds"},
+        metadata={"description": "milliseconds that a statement may take on PostgreSQL, and a read on SQLite"},
     )
     REDIS_URL = fields.String(
         load_default=None,
@@ -288,6 +288,11 @@ class Settings(TextSchema):
     INVENTORY_CORS_ORIGINS = Origins(
         load_default=(),
         metadata={"description": "comma-separated list of origins whose pages may use the API"},
+    )
+    INVENTORY_MAX_SKIP = Integer(
+        load_default=10_000,
+        validate=validate.Range(0, 1_000_000_000),
+        metadata={"description": "maximum skip of a page; the Link header leads to all pages"},
     )
     INVENTORY_MAX_BODY_BYTES = Integer(
         load_default=MEBIBYTE,  # a batch of 1,000 lines of a kilobyte each

@@ -60,7 +60,11 @@ def init_app(app: Flask) -> None:
         db.init_app(app)
     except OSError as error:
         raise ConfigError(f"inventory: cannot start: cannot create the directory of the SQLite file: {error}") from None
-    engines.configure(engine_of(app), busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"])
+    engines.configure(
+        engine_of(app),
+        busy_timeout_ms=app.config["INVENTORY_BUSY_TIMEOUT_MS"],
+        read_timeout_ms=app.config["INVENTORY_STATEMENT_TIMEOUT_MS"],
+    )
 
 
 def refuse_invalid_options(url: URL) -> None:
@@ -164,6 +168,8 @@ def fetch_all(statement: Query | Executable, parameters: Mapping[str, object] | 
     if isinstance(statement, Query) and (plan := statement.plan(db.engine.dialect)):
         return plan.execute(db.engine, parameters or {}, within)
     with nullcontext(within) if within is not None else db.engine.connect() as connection:
+        if within is None:
+            engines.begin_read(db.engine, connection.info)
         result = connection.execute(plain(statement), parameters)
         started = perf_counter()
         rows = result.all()

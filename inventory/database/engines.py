@@ -62,11 +62,14 @@ def options(config: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def configure(engine: Engine, *, busy_timeout_ms: int) -> None:
-    """Configure an engine's connections and how its transactions begin, and note its statements."""
+def configure(engine: Engine, *, busy_timeout_ms: int, read_timeout_ms: int | None = None) -> None:
+    """Configure an engine's connections and how its transactions begin, and note its statements.
+
+    The timeout of reads is for SQLite. PostgreSQL has one for all statements.
+    """
     note_statements(engine)
     if is_sqlite(engine.url):
-        sqlite.configure(engine, busy_timeout_ms)
+        sqlite.configure(engine, busy_timeout_ms, read_timeout_ms)
     else:
         postgresql.replace_dead_connections(engine)
         postgresql.replace_outdated_connections(engine)
@@ -140,6 +143,13 @@ def check_place(engine: Engine) -> None:
     """Check after COMMIT that the SQLite file is still in place. Raises DatabaseMoved."""
     if is_sqlite(engine.url):
         sqlite.check_place(engine)
+
+
+def begin_read(engine: Engine, info: dict[Any, Any]) -> None:
+    """Prepare a connection with this ``info`` for a read that is a transaction by itself. Raises DatabaseMoved."""
+    if is_sqlite(engine.url):
+        sqlite.check_place(engine)
+        sqlite.limit_read(engine, info)
 
 
 def prefer_indexes(connection: Connection) -> None:

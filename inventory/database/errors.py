@@ -17,6 +17,7 @@ from inventory.errors import (
     DuplicateSku,
     IdempotencyInProgress,
     InternalError,
+    QueryTooSlow,
     ServiceError,
     StorageFull,
 )
@@ -36,9 +37,10 @@ BY_CONSTRAINT: dict[str, type[ServiceError]] = {
 # 57014 query_canceled (statement_timeout), 40001 serialization_failure, 40P01 deadlock_detected,
 # 42P01 undefined_table, 42703 undefined_column, 42883 undefined_function, 53100 disk_full, 53300 too_many_connections,
 # 25006 read_only_sql_transaction.
+STATEMENT_TIMEOUT = "57014"
 BY_SQLSTATE: dict[str, type[ServiceError]] = {
     "55P03": DatabaseBusy,
-    "57014": DatabaseBusy,
+    STATEMENT_TIMEOUT: DatabaseBusy,
     "40001": DatabaseBusy,
     "40P01": DatabaseBusy,
     "42P01": DatabaseNotMigrated,
@@ -53,6 +55,7 @@ BY_SQLSTATE: dict[str, type[ServiceError]] = {
 BY_SQLITE_CODE: dict[int, type[ServiceError]] = {
     5: DatabaseBusy,  # SQLITE_BUSY
     6: DatabaseBusy,  # SQLITE_LOCKED
+    9: QueryTooSlow,  # SQLITE_INTERRUPT, by the deadline of a read
     8: DatabaseNotWritable,  # SQLITE_READONLY
     10: DatabaseUnavailable,  # SQLITE_IOERR
     11: DatabaseDamaged,  # SQLITE_CORRUPT
@@ -103,6 +106,11 @@ def from_database(error: DBAPIError) -> ServiceError:
     if error.connection_invalidated or is_connection_failure(error, sqlstate):
         return DatabaseUnavailable()
     return InternalError()
+
+
+def is_statement_timeout(error: DBAPIError) -> bool:
+    """Whether PostgreSQL cancelled the statement. A write was most likely waiting for a lock: it is DatabaseBusy."""
+    return getattr(error.orig, "sqlstate", None) == STATEMENT_TIMEOUT
 
 
 def is_connection_failure(error: DBAPIError, sqlstate: str | None) -> bool:

@@ -111,7 +111,7 @@ def fetch_once(engine: Engine, text: str, values: Any, within: Connection | None
     try:
         if within is None:
             used = engine.raw_connection()
-            engines.check_place(engine)
+            engines.begin_read(engine, used.info)
         else:
             used = within.connection
         cursor = used.cursor()

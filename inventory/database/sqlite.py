@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,11 @@ files: WeakKeyDictionary[Engine, WatchedFile | None] = WeakKeyDictionary()
 # Held by the thread of the process whose turn it is to write.
 turns: WeakKeyDictionary[Engine, Lock] = WeakKeyDictionary()
 TURN = "inventory_turn"
+# How long a read may take.
+read_limits: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
+# When the read on a connection has to end, and how often SQLite looks: about every 2 ms of work.
+DEADLINE = "inventory_deadline"
+STEPS_BETWEEN_LOOKS = 100_000
 
 
 def is_patched(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
@@ -67,8 +74,10 @@ def connection_keywords(url: URL) -> frozenset[str]:
     return CONNECTION_KEYWORDS | (URI_KEYWORDS if "uri" in url.query else frozenset())
 
 
-def configure(engine: Engine, busy_timeout_ms: int) -> None:
+def configure(engine: Engine, busy_timeout_ms: int, read_timeout_ms: int | None) -> None:
     """Set up an engine's connections, and open its file."""
+    if read_timeout_ms is not None:
+        read_limits[engine] = read_timeout_ms / 1000
     if not is_patched():
         logger.warning(
             "SQLite %s can corrupt a busy WAL database. Use 3.51.3 or later (https://www.sqlite.org/wal.html#walresetbug)",
@@ -78,6 +87,7 @@ def configure(engine: Engine, busy_timeout_ms: int) -> None:
     files[engine] = WatchedFile(path) if path else None
     turns[engine] = Lock()
     event.listen(engine, "checkin", lambda _connection, record: end_turn(record.info))
+    event.listen(engine, "checkin", lambda _connection, record: record.info.pop(DEADLINE, None))
     prepare_connections(engine, busy_timeout_ms)
     if watched := files[engine]:
         open_existing(engine, watched)
@@ -94,7 +104,7 @@ def begin(engine: Engine, connection: Connection, kind: str | None, busy_timeout
 
 def prepare_connections(engine: Engine, busy_timeout_ms: int) -> None:
     @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+    def prepare(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA schema_version").fetchone()  # opens the -wal, so that it can be watched
@@ -105,6 +115,18 @@ def prepare_connections(engine: Engine, busy_timeout_ms: int) -> None:
         # Like the PostgreSQL function, in SQLAlchemy's text format.
         connection.create_function("clock_timestamp", 0, clock_timestamp)
         connection.create_function("greatest", 2, max, deterministic=True)
+        connection.set_progress_handler(partial(is_overdue, record.info), STEPS_BETWEEN_LOOKS)
+
+
+def limit_read(engine: Engine, info: dict[Any, Any]) -> None:
+    """Interrupt a read that takes too long. The limit ends when the connection returns to the pool."""
+    if seconds := read_limits.get(engine):
+        info[DEADLINE] = time.monotonic() + seconds
+
+
+def is_overdue(info: dict[Any, Any]) -> bool:
+    deadline = info.get(DEADLINE)
+    return deadline is not None and time.monotonic() > deadline
 
 
 def open_existing(engine: Engine, watched: WatchedFile) -> None:

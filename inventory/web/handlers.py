@@ -23,11 +23,13 @@ from inventory.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    QueryTooSlow,
     ServiceError,
     TransferEncodingNotImplemented,
     UnsupportedMediaType,
     UriTooLong,
 )
+from inventory.web.admission import SAFE_METHODS
 from inventory.web.observability import note_error
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ def handle_http_exception(error: HTTPException) -> Response:
 def handle_database_error(error: sqlalchemy.exc.DBAPIError) -> Response:
     """Known errors need no traceback."""
     answer = database_errors.from_database(error)
+    if flask.request.method in SAFE_METHODS and database_errors.is_statement_timeout(error):
+        answer = QueryTooSlow()
     cause = database_errors.summary(error)
     if error.statement:
         cause = f"{cause} ({name_of(error.statement)})"

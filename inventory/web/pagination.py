@@ -23,7 +23,10 @@ class PageQuery(TextSchema):
     skip = Integer(
         load_default=0,
         validate=validate.Range(0, 10**9),
-        metadata={"description": "Number of rows to skip."},
+        metadata={
+            "description": "Number of rows to skip. The service has a smaller maximum, 10,000 unless the operator has "
+            "changed it; follow the `Link` header to go further."
+        },
     )
     limit = Integer(
         load_default=100,
@@ -44,6 +47,9 @@ class PageQuery(TextSchema):
         """Move the parameters of the page to ``page``. The remaining ones are filters."""
         if data["cursor"] is not None and data["skip"]:
             raise ValidationError("Cannot be combined with skip.", "cursor")
+        deepest = flask.current_app.config["INVENTORY_MAX_SKIP"]
+        if data["skip"] > deepest:
+            raise ValidationError(f"Must be at most {deepest}. To go further, follow the Link header.", "skip")
         names = ["sort", "skip", "limit", "cursor", "include_total"]
         data["page"] = PageRequest(**{name: data.pop(name) for name in names if name in data})
         return data

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, func, insert, inspect, select, text
+from sqlalchemy import Integer, event, func, insert, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from inventory import create_app
-from inventory.database.base import Base, db
-from inventory.database.engines import WRITE
+from inventory.database.base import Base, begin, db, fetch_value
+from inventory.database.engines import WRITE, snapshot
 from inventory.database.errors import BY_CONSTRAINT
+from inventory.database.query import Query
 from inventory.database.unit_of_work import unit_of_work
 from tests.builders import assert_ledger_is_consistent, body, category, nothing_changes, product
 from tests.clients import HttpClient, at_once
@@ -218,7 +220,7 @@ def test_exhausted_pool_returns_503_busy(impatient_app: Flask) -> None:
 
 
 @on_postgresql
-def test_statement_timeout_returns_503_busy(database_url: str) -> None:
+def test_slow_read_returns_503_query_too_slow(database_url: str) -> None:
     settings = {"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": DEADLINE_MS}
     with closing_pool(create_app(settings)) as app:
 
@@ -226,7 +228,50 @@ def test_statement_timeout_returns_503_busy(database_url: str) -> None:
         def slow() -> str:
             return str(db.session.scalar(select(func.pg_sleep(60))))
 
-        assert_try_again(app.test_client().get("/slow"), "database_busy", "a slow statement")
+        @app.post("/slow")
+        @unit_of_work
+        def slow_write() -> str:
+            return str(fetch_value(select(func.pg_sleep(60))))
+
+        assert_try_again(app.test_client().get("/slow"), "query_too_slow", "a slow read")
+        # It was most likely waiting for a lock.
+        assert_try_again(app.test_client().post("/slow"), "database_busy", "a slow write")
+
+
+# Takes minutes, unless it is interrupted.
+ENDLESS = text(
+    "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000000000) SELECT sum(n) FROM n"
+)
+# Takes longer than the deadline of these tests, but not long.
+LONG = text("WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 300000) SELECT max(n) FROM n")
+
+
+@on_sqlite
+@pytest.mark.parametrize("is_query", [False, True], ids=["statement", "query"])
+def test_slow_read_of_sqlite_returns_503_query_too_slow(database_url: str, is_query: bool) -> None:
+    settings = {"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 50}
+    endless = Query(ENDLESS.columns(n=Integer)) if is_query else ENDLESS
+    with closing_pool(create_app(settings)) as app:
+
+        @app.get("/slow")
+        def slow() -> str:
+            return str(fetch_value(endless))
+
+        assert_try_again(app.test_client().get("/slow"), "query_too_slow", "a slow read")
+        # The connection can be used again.
+        assert app.test_client().get("/health").status_code == 200
+
+
+@on_sqlite
+def test_transactions_of_sqlite_have_no_deadline(database_url: str) -> None:
+    """Writes, exports, verification and backups."""
+    with closing_pool(create_app({"DATABASE_URL": database_url, "INVENTORY_STATEMENT_TIMEOUT_MS": 1})) as app:
+        with app.app_context(), pytest.raises(DBAPIError):
+            fetch_value(LONG)
+        with app.app_context(), snapshot(db.engine) as connection:
+            assert connection.execute(LONG).scalar() == 300_000
+        with app.app_context(), begin(WRITE):
+            assert fetch_value(LONG) == 300_000
 
 
 # Full.
