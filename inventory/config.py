@@ -304,6 +304,11 @@ class Settings(TextSchema):
         validate=validate.Range(1_024, 4_096 * MEBIBYTE),
         metadata={"description": "maximum size of an imported CSV file"},
     )
+    INVENTORY_MAX_TRANSFERS = Integer(
+        load_default=None,
+        validate=validate.Range(1, 256),
+        metadata={"description": "imports and exports that a worker processes at once"},
+    )
     INVENTORY_TEMP_DIR = fields.String(
         load_default=None,
         validate=check_folder,
@@ -359,6 +364,8 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
         settings: dict[str, Any] = Settings().load(with_files(given) | with_files(overriding))
         if settings["INVENTORY_AUTH"] == OFF:
             settings |= dict.fromkeys(set(RATES) - given.keys() - overriding.keys())
+        if settings["INVENTORY_MAX_TRANSFERS"] is None:
+            settings["INVENTORY_MAX_TRANSFERS"] = max(1, settings["INVENTORY_THREADS"] // 2)
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
         raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None

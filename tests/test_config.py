@@ -24,6 +24,7 @@ BOUNDS = {
     "INVENTORY_LIMIT_INVALID_KEYS": (1, 10**9),
     "INVENTORY_TRUSTED_PROXIES": (0, 10),
     "INVENTORY_MAX_SKIP": (0, 10**9),
+    "INVENTORY_MAX_TRANSFERS": (1, 256),
     "INVENTORY_MAX_BODY_BYTES": (1_024, 64 * 1024 * 1024),
     "INVENTORY_MAX_IMPORT_BYTES": (1_024, 4 * 1024**3),
 }
@@ -113,6 +114,11 @@ def test_rates_can_be_off_and_are_off_without_keys_unless_set() -> None:
     assert load(environ={})["INVENTORY_LIMIT_READS"] == 12_000
     open_to_all = load(environ={"INVENTORY_AUTH": "off", "INVENTORY_LIMIT_WRITES": "7"})
     assert [open_to_all[f"INVENTORY_LIMIT_{name}"] for name in ("READS", "WRITES", "INVALID_KEYS")] == [None, 7, None]
+
+
+@pytest.mark.parametrize(("threads", "transfers"), [("1", 1), ("4", 2), ("9", 4)])
+def test_half_of_the_threads_are_for_transfers(threads: str, transfers: int) -> None:
+    assert load(environ={"INVENTORY_THREADS": threads})["INVENTORY_MAX_TRANSFERS"] == transfers
 
 
 @pytest.mark.parametrize("url", ["redis://cache:6379/1", "rediss://me:secret@cache", "unix:///run/redis.sock?db=2"])

@@ -24,7 +24,7 @@ from inventory.transactions import queries
 from inventory.transactions.schemas import TransactionOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from marshmallow import Schema
     from sqlalchemy import Select
@@ -56,19 +56,19 @@ def select_transactions(filters: Values) -> Select[Any]:
     return queries.select_rows(filters).order_by(Transaction.id)
 
 
-def export_products(filters: Values, file_format: str) -> Iterator[bytes]:
+def export_products(filters: Values, file_format: str) -> Generator[bytes]:
     chunks = stream(select_products(filters))
     if file_format == "jsonl":
         return json_lines(chunks, ProductOut())
     return csv_lines(chunks, {name: name for name in PRODUCT_COLUMNS})
 
 
-def export_price_list() -> Iterator[bytes]:
+def export_price_list() -> Generator[bytes]:
     """Active products, with the column names of price lists."""
     return csv_lines(stream(select_products({"is_active": True})), PRICE_LIST)
 
 
-def export_transactions(filters: Values, file_format: str) -> Iterator[bytes]:
+def export_transactions(filters: Values, file_format: str) -> Generator[bytes]:
     chunks = stream(select_transactions(filters))
     schema = TransactionOut()
     if file_format == "jsonl":
@@ -107,7 +107,7 @@ def fetch(statement: Select[Any]) -> Rows:
             started = perf_counter()
 
 
-def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:
+def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Generator[bytes]:
     """``columns`` maps each heading to an attribute of the rows."""
     values = attrgetter(*columns.values())
     yield cells.lines([list(columns)])
@@ -115,7 +115,7 @@ def csv_lines(chunks: Rows, columns: Mapping[str, str]) -> Iterator[bytes]:
         yield cells.lines(map(values, rows))
 
 
-def json_lines(chunks: Rows, schema: Schema) -> Iterator[bytes]:
+def json_lines(chunks: Rows, schema: Schema) -> Generator[bytes]:
     dump = dumper(schema)
     for rows in chunks:
         yield b"".join(orjson.dumps(record) + b"\n" for record in map(dump, rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from flask import Response, current_app
@@ -10,6 +11,7 @@ from flask import Response, current_app
 from inventory import errors
 from inventory.import_export import exporter, importer
 from inventory.import_export.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
+from inventory.import_export.slots import Slots
 from inventory.import_export.uploads import uploaded_file
 from inventory.web.api import Blueprint
 from inventory.web.idempotency import idempotency_key
@@ -17,12 +19,16 @@ from inventory.web.openapi.examples import CHANGED_FILE
 from inventory.web.openapi.operations import ON_BODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator
+
+    from flask.blueprints import BlueprintSetupState
 
     from inventory.fields import Values
 
 blueprint = Blueprint("import_export", __name__, description="CSV and JSON Lines exports, and CSV import.")
 
+# Name of the extension.
+SLOTS = "inventory_transfers"
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 FILE = {"type": "string", "description": "Text in UTF-8."}
 # Swagger UI shows a file chooser for ``format: binary``, and client generators take a file for it.
@@ -44,9 +50,23 @@ CSV_BODY = {
 IMPORT_ERRORS = {errors.ImportInvalid, errors.DuplicateSku, errors.DuplicateCategory, *ON_BODY} - {errors.MalformedJson}
 
 
-def attachment(body: Iterator[bytes], name: str, file_format: str) -> Response:
+def limit_transfers(state: BlueprintSetupState) -> None:
+    """Limit how many imports and exports a worker of the application processes at once."""
+    state.app.extensions[SLOTS] = Slots(state.app.config["INVENTORY_MAX_TRANSFERS"])
+
+
+blueprint.record_once(limit_transfers)
+
+
+def slots() -> Slots:
+    found: Slots = current_app.extensions[SLOTS]
+    return found
+
+
+def attachment(export: Callable[[], Generator[bytes]], name: str, file_format: str) -> Response:
+    """A file that is streamed. Raises RateLimited if the worker is busy with others."""
     return Response(
-        body,
+        slots().stream(export),
         content_type=MEDIA_TYPES[file_format],
         headers={"Content-Disposition": f'attachment; filename="{name}.{file_format}"'},
     )
@@ -60,7 +80,7 @@ def export_price_list() -> Response:
     Active products as CSV in UTF-8, ordered by id, with the columns `SKU,Name,Price,Quantity,Reorder Point`. An
     apostrophe is put before text that a spreadsheet would read as a formula.
     """
-    return attachment(exporter.export_price_list(), "price-list", "csv")
+    return attachment(exporter.export_price_list, "price-list", "csv")
 
 
 @blueprint.route("/export/products", scope="read")
@@ -75,7 +95,7 @@ def export_products(query: Values) -> Response:
     apostrophe is put before text that a spreadsheet would read as a formula. The import removes it.
     """
     file_format = query.pop("format")
-    return attachment(exporter.export_products(query, file_format), "products", file_format)
+    return attachment(partial(exporter.export_products, query, file_format), "products", file_format)
 
 
 @blueprint.route("/export/transactions", scope="read")
@@ -89,7 +109,7 @@ def export_transactions(query: Values) -> Response:
     snapshot of the database. In CSV, an apostrophe is put before text that a spreadsheet would read as a formula.
     """
     file_format = query.pop("format")
-    return attachment(exporter.export_transactions(query, file_format), "transactions", file_format)
+    return attachment(partial(exporter.export_transactions, query, file_format), "transactions", file_format)
 
 
 @blueprint.route("/import/products", scope="catalogue", methods=["POST"])
@@ -118,7 +138,7 @@ def import_products(query: Values) -> object:
     If any row has an error, nothing is imported, and 422 `import_invalid` lists row, column and reason of the first
     100 errors. A dry run takes no lock and changes nothing.
     """
-    with uploaded_file() as file:
+    with slots().take(), uploaded_file() as file:
         dry_run = query["dry_run"]
         key = idempotency_key(query, digest(file), moves_stock=not dry_run)
         folder = current_app.config["INVENTORY_TEMP_DIR"]
