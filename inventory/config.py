@@ -294,6 +294,21 @@ class Settings(TextSchema):
         validate=validate.Range(0, 1_000_000_000),
         metadata={"description": "maximum skip of a page; the Link header leads to all pages"},
     )
+    INVENTORY_MAX_QUERY_BYTES = Integer(
+        load_default=8_000,
+        validate=validate.Range(256, 8_190),
+        metadata={"description": "maximum length of a query string"},
+    )
+    INVENTORY_MAX_JSON_DEPTH = Integer(
+        load_default=20,
+        validate=validate.Range(3, 1_000),
+        metadata={"description": "maximum nesting of a JSON body"},
+    )
+    INVENTORY_MAX_BATCH_LINES = Integer(
+        load_default=1_000,
+        validate=validate.Range(1, 1_000),
+        metadata={"description": "maximum number of lines of a batch"},
+    )
     INVENTORY_MAX_BODY_BYTES = Integer(
         load_default=MEBIBYTE,  # a batch of 1,000 lines of a kilobyte each
         validate=validate.Range(1_024, 64 * MEBIBYTE),

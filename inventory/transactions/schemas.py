@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from flask import current_app
 from marshmallow import ValidationError, fields, post_load, pre_load, validate, validates_schema
 from marshmallow_sqlalchemy import auto_field
 
@@ -143,8 +144,9 @@ class BatchIn(BaseSchema):
     def accept_bare_array(self, data: object, **_kwargs: object) -> object:
         body = {"lines": data} if isinstance(data, list) else data
         # Check the length first: validating a million lines takes a minute.
-        if isinstance(body, dict) and isinstance(body.get("lines"), list) and len(body["lines"]) > MAX_LINES:
-            raise ValidationError(f"At most {MAX_LINES} lines are allowed.", "lines")
+        most = current_app.config["INVENTORY_MAX_BATCH_LINES"]
+        if isinstance(body, dict) and isinstance(body.get("lines"), list) and len(body["lines"]) > most:
+            raise ValidationError(f"At most {most} lines are allowed.", "lines")
         return body
 
 

@@ -80,6 +80,17 @@ def refuse_leading_slashes() -> None:
         raise errors.NotFound
 
 
+def refuse_long_query() -> None:
+    if len(flask.request.query_string) > flask.current_app.config["INVENTORY_MAX_QUERY_BYTES"]:
+        raise errors.UriTooLong
+
+
 def init_app(app: Flask) -> None:
-    for check in (refuse_foreign_host, refuse_cross_site, refuse_transfer_coding, refuse_leading_slashes):
+    for check in (
+        refuse_foreign_host,
+        refuse_cross_site,
+        refuse_transfer_coding,
+        refuse_leading_slashes,
+        refuse_long_query,
+    ):
         app.before_request(check)

@@ -19,7 +19,7 @@ from inventory.fields import Several
 from inventory.web.problems import validation_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from flask import Request
     from marshmallow import Schema
@@ -56,6 +56,21 @@ def refuse_encodings(request: Request) -> None:
 def refuse_other_charset(parameters: Mapping[str, str]) -> None:
     if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
         raise errors.UnsupportedEncoding
+
+
+def refuse_deep_nesting(loaded: object, depth: int) -> None:
+    """Raise ValidationFailed if arrays and objects are nested deeper. orjson rejects what is too deep for Python."""
+    level = containers([loaded])
+    for _ in range(depth):
+        if not level:
+            return
+        level = [inner for outer in level for inner in containers(outer.values() if type(outer) is dict else outer)]
+    if level:
+        raise validation_failed({"json": {"_schema": [f"Must be nested at most {depth} levels deep."]}})
+
+
+def containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if type(value) in {dict, list}]
 
 
 @cache
@@ -98,9 +113,11 @@ class Parser(FlaskParser):
             raise errors.UnsupportedMediaType
         refuse_encodings(req)
         try:
-            return orjson.loads(body)
+            loaded = orjson.loads(body)
         except orjson.JSONDecodeError:
             raise errors.MalformedJson from None
+        refuse_deep_nesting(loaded, flask.current_app.config["INVENTORY_MAX_JSON_DEPTH"])
+        return loaded
 
     def handle_error(self, error: ValidationError, *_args: object, **_kwargs: object) -> NoReturn:
         raise validation_failed(error.messages_dict)

@@ -11,6 +11,8 @@ import orjson
 import psutil
 import pytest
 
+from inventory import create_app
+from inventory.database.base import db
 from tests import builders
 from tests.builders import error_of
 from tests.clients import Answer, HttpClient, at_once
@@ -130,6 +132,47 @@ def test_form_with_too_many_parts_returns_413(shared_app: Flask) -> None:
             "/import/products", data=part * 900 + b"--b--", content_type="multipart/form-data; boundary=b"
         )
         assert error_of(answer) == (413, "payload_too_large")
+
+
+@pytest.fixture
+def narrow(database_url: str) -> Iterator[FlaskClient]:
+    """A service with the smallest bounds."""
+    bounds = {"INVENTORY_MAX_QUERY_BYTES": 256, "INVENTORY_MAX_JSON_DEPTH": 3, "INVENTORY_MAX_BATCH_LINES": 2}
+    app = create_app(
+        {"DATABASE_URL": database_url} | {f"INVENTORY_MAX_{name}": value for name, value in settings.items()}
+    )
+    yield app.test_client()
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_query_longer_than_the_maximum_returns_414(client: FlaskClient, narrow: FlaskClient) -> None:
+    for sender, longest in ((client, 8_000), (narrow, 256)):
+        query = "search=" + "x" * (longest - len("search="))
+        assert sender.get(f"/products?{query}").status_code in {200, 422}
+        assert error_of(sender.get(f"/products?{query}x")) == (414, "uri_too_long")
+    assert narrow.get("/products?search=" + "x" * 200).status_code == 200
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_body_nested_deeper_than_the_maximum_returns_422(
+    client: FlaskClient, narrow: FlaskClient, opening: bytes, closing: bytes
+) -> None:
+    for sender, deepest in ((client, 20), (narrow, 3)):
+        for depth, is_too_deep in ((deepest, False), (deepest + 1, True), (900, True)):
+            body = opening * depth + b"1" + closing * depth
+            answer = sender.post("/categories", data=body, content_type="application/json")
+            assert error_of(answer) == (422, "validation_error")
+            assert (f"at most {deepest} levels" in answer.text) == is_too_deep
+
+
+def test_batch_longer_than_the_maximum_returns_422(client: FlaskClient, narrow: FlaskClient) -> None:
+    builders.product(client, sku="BOLT")
+    line = {"sku": "BOLT", "transaction_type": "purchase", "quantity": 1}
+    assert narrow.post("/transactions/batch", json=[line] * 2).status_code == 201
+    refused = narrow.post("/transactions/batch", json=[line] * 3)
+    assert builders.invalid_fields(refused) == {"json": {"lines"}}
+    assert "At most 2 lines" in refused.text
 
 
 @pytest.mark.slow
