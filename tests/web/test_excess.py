@@ -138,9 +138,7 @@ def test_form_with_too_many_parts_returns_413(shared_app: Flask) -> None:
 def narrow(database_url: str) -> Iterator[FlaskClient]:
     """A service with the smallest bounds."""
     bounds = {"INVENTORY_MAX_QUERY_BYTES": 256, "INVENTORY_MAX_JSON_DEPTH": 3, "INVENTORY_MAX_BATCH_LINES": 2}
-    app = create_app(
-        {"DATABASE_URL": database_url} | {f"INVENTORY_MAX_{name}": value for name, value in settings.items()}
-    )
+    app = create_app({"DATABASE_URL": database_url, **bounds})
     yield app.test_client()
     with app.app_context():
         db.engine.dispose()
