@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +15,14 @@ from inventory.auth.secrets import Pepper
 from inventory.auth.validation import CACHE_SECONDS, Validator
 from inventory.database.base import db
 from tests.builders import category, error_of
-from tests.redis_servers import closed_port, silent_server
+from tests.clients import Answer, HttpClient
+from tests.redis_servers import SERVER, closed_port, redis_server, silent_server
+from tests.servers import Gunicorn
 from tests.statements import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from flask import Flask
     from flask.testing import FlaskClient
@@ -165,6 +169,26 @@ def test_limits_apply_and_health_says_so_without_redis(limited: Callable[..., Fl
         health = client.get("/health", headers=headers)
         assert (health.status_code, health.get_json()["limiter"]) == (200, "redis unreachable")
         assert "limiter" not in client.get("/health").get_json()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SERVER is None, reason="redis-server is not installed")
+def test_workers_share_a_budget_in_redis_and_serve_without_it(database_url: str, tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as store,
+        Gunicorn(database_url, INVENTORY_LIMIT_READS="20", REDIS_URL=store.url) as server,
+    ):
+
+        def get(path: str = "/products") -> Answer:
+            with HttpClient(server.url) as client:
+                return client.get(path)
+
+        assert Counter(get().status for _ in range(30)) == {200: 20, 429: 10}
+        assert get("/health").json["limiter"] == "redis"
+        store.stop()
+        assert [get().status for _ in range(10)] == [200] * 10
+        health = {(answer.status, answer.json["limiter"]) for answer in (get("/health") for _ in range(10))}
+        assert health == {(200, "redis unreachable")}
 
 
 def test_health_names_the_memory(limited: Callable[..., Flask]) -> None:
