@@ -290,7 +290,7 @@ class Settings(TextSchema):
         metadata={"description": "comma-separated list of origins whose pages may use the API"},
     )
     INVENTORY_MAX_SKIP = Integer(
-        load_default=10_000,
+        load_default=100_000,
         validate=validate.Range(0, 1_000_000_000),
         metadata={"description": "maximum skip of a page; the Link header leads to all pages"},
     )
@@ -380,7 +380,7 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
         if settings["INVENTORY_AUTH"] == OFF:
             settings |= dict.fromkeys(set(RATES) - given.keys() - overriding.keys())
         if settings["INVENTORY_MAX_TRANSFERS"] is None:
-            settings["INVENTORY_MAX_TRANSFERS"] = max(1, settings["INVENTORY_THREADS"] // 2)
+            settings["INVENTORY_MAX_TRANSFERS"] = max(1, settings["INVENTORY_THREADS"] - 1)
     except ValidationError as error:
         problems = "; ".join(f"{name}: {' '.join(messages)}" for name, messages in sorted(error.messages_dict.items()))
         raise ConfigError(f"inventory: cannot start: invalid setting: {problems}") from None

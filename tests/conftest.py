@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
+from unittest import mock
 
 import pytest
 from hypothesis import settings
 
 from inventory import create_app
+from inventory.auth import last_uses
 from inventory.database import sqlite
 from inventory.database.base import db
 from tests import postgresql, valid_requests
@@ -180,6 +182,12 @@ def app(environment: Environment) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture(autouse=True)
+def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No timer opens a connection after a test has ended. Tests of what it does call that themselves."""
+    monkeypatch.setattr(last_uses, "Timer", mock.Mock())
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ class Environment:
 
     @cached_property
     def app(self) -> Flask:
-        app = create_app({"DATABASE_URL": self.url, "TESTING": True, "INVENTORY_BUSY_TIMEOUT_MS": 60_000})
+        patient = {"INVENTORY_BUSY_TIMEOUT_MS": 60_000, "INVENTORY_MAX_TRANSFERS": 8}
+        app = create_app({"DATABASE_URL": self.url, "TESTING": True, **patient})
         self.state = state_of(app)
         return app
 

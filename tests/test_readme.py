@@ -31,7 +31,7 @@ DEFAULTS_IN_WORDS = {
     "INVENTORY_JWT_ALGORITHMS": "`RS256,ES256`",
     "INVENTORY_JWT_SCOPE_PREFIX": "empty",
     "REDIS_URL": "none",
-    "INVENTORY_MAX_TRANSFERS": "half of the threads",
+    "INVENTORY_MAX_TRANSFERS": "one less than the threads",
     "INVENTORY_WORKERS": "one per processor",
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",

@@ -23,7 +23,6 @@ from inventory.web.observability import note_refused_key
 if TYPE_CHECKING:
     from flask import Flask
 
-
     from inventory.auth.limits import Failures
 
 

@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 
-from inventory.auth.counters import BACK_OFF, WINDOW, Count, MemoryCounters, RedisCounters
+from inventory.auth.counters import WINDOW, Count, MemoryCounters
+from inventory.auth.redis_counters import BACK_OFF, RedisCounters
 from tests.redis_servers import SERVER, RedisServer, closed_port, redis_server, silent_server
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import pytest
 
 from inventory import create_app
 from inventory.auth import keys
+from inventory.auth.known import CACHE_SECONDS
 from inventory.auth.limits import network
 from inventory.auth.secrets import Pepper
-from inventory.auth.validation import CACHE_SECONDS, Validator
+from inventory.auth.validation import KeyValidator
 from inventory.database.base import db
 from tests.builders import category, error_of
 from tests.clients import Answer, HttpClient
@@ -227,15 +228,15 @@ def test_known_keys_keep_working_from_an_address_with_invalid_ones(
     attempts(client, INVALID + 1)
     assert attempts(client, 1, key)[0].status_code == 200
     # Also when it has to be read again.
-    monkeypatch.setattr("inventory.auth.validation.CACHE_SECONDS", -CACHE_SECONDS)
+    monkeypatch.setattr("inventory.auth.known.CACHE_SECONDS", -CACHE_SECONDS)
     assert [answer.status_code for answer in attempts(client, 3, key)] == [200] * 3
     assert attempts(client, 1)[0].status_code == 429
 
 
 def test_revoked_key_is_no_longer_known(limited: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inventory.auth.validation.CACHE_SECONDS", -CACHE_SECONDS)
+    monkeypatch.setattr("inventory.auth.known.CACHE_SECONDS", -CACHE_SECONDS)
     app = limited(INVENTORY_LIMIT_READS="off")
-    validator = Validator(Pepper(PEPPER), lambda _key_id, _last_used_at: None)
+    validator = KeyValidator(Pepper(PEPPER), lambda _key_id, _last_used_at: None)
     key = new_key(app, "till")
     with app.app_context():
         validator.caller(key)

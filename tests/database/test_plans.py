@@ -206,7 +206,7 @@ def test_movements_of_a_batch_find_their_products_by_index_and_are_joined_once(
             compiled = statement.plan(connection.dialect)
             assert compiled
             how = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-            given: Any = compiled.values({"lines": "[]", "new_batch_id": "b"})
+            given: Any = compiled.values({"lines": "[]", "new_batch_id": "b", "new_actor": None})
             given = tuple(given) if isinstance(given, list) else given
             plans.append("\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{how} {compiled.text}", given)))
     for plan in plans:

@@ -327,7 +327,7 @@ def test_prev_links_after_skip_visit_skipped_rows_once(client: FlaskClient, shel
 
 @pytest.mark.usefixtures("shelf")
 def test_skip_past_the_end_returns_an_empty_page(client: FlaskClient) -> None:
-    for skip in (MANY, 10_000):
+    for skip in (MANY, 100_000):
         rows, neighbours = links(client, f"/products?skip={skip}")
         assert (rows, set(neighbours)) == ([], {"prev"})
 
@@ -336,10 +336,10 @@ def test_skip_past_the_end_returns_an_empty_page(client: FlaskClient) -> None:
 def test_skip_above_the_maximum_is_rejected_and_names_the_link_header(
     client: FlaskClient, database_url: str, path: str
 ) -> None:
-    for skip in (10_001, 10**9):
+    for skip in (100_001, 10**9):
         answer = client.get(f"{path}?skip={skip}")
         assert invalid_fields(answer) == {"query": {"skip"}}
-        assert "at most 10000" in answer.text
+        assert "at most 100000" in answer.text
         assert "Link" in answer.text
     other = create_app({"DATABASE_URL": database_url, "INVENTORY_MAX_SKIP": 1})
     found = [other.test_client().get(f"{path}?skip={skip}").status_code for skip in (0, 1, 2)]
