@@ -149,6 +149,8 @@ def finish(record: RequestRecord) -> None:
     """Called once for each request, at its end."""
     record.duration = perf_counter() - record.started
     log(record)
+    # Its traceback refers to what the request used, such as connections, and to this record.
+    record.exception = None
 
 
 def log(record: RequestRecord) -> None:
