@@ -149,8 +149,8 @@ def finish(record: RequestRecord) -> None:
     """Called once for each request, at its end."""
     record.duration = perf_counter() - record.started
     log(record)
-    # Its traceback refers to what the request used, such as connections, and to this record.
-    record.exception = None
+    # The thread keeps the record until its next request, and the tracebacks refer to the body and to connections.
+    record.error = record.exception = None
 
 
 def log(record: RequestRecord) -> None:
