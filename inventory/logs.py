@@ -72,7 +72,7 @@ class Formatter(logging.Formatter):
 
     def parts(self, record: logging.LogRecord) -> dict[str, object]:
         data: Fields = getattr(record, "data", {})
-        parts = {**data, **self.context(), **data}
+        parts = {**data, **self.context(), **data}  # its own parts come first, and take precedence
         if dropped := getattr(record, "dropped", None):
             parts["dropped"] = dropped
         if record.exc_info and record.exc_info[1]:
@@ -166,8 +166,10 @@ def configure(level: str, form: str | None, context: Context = no_context) -> No
     logging.captureWarnings(capture=True)
     # A line that cannot be written, as on a full disk, must not be followed by a traceback with its arguments.
     logging.raiseExceptions = False
-    # Not in a line, so they need not be looked up for each.
+    # No line has the thread or the caller, so they need not be looked up
+    # (https://docs.python.org/3/howto/logging.html#optimization).
     logging.logThreads = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001
 
 
 def without_requests(record: logging.LogRecord) -> bool:
