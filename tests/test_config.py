@@ -119,8 +119,8 @@ def test_rates_can_be_off_and_are_off_without_keys_unless_set() -> None:
     assert [open_to_all[f"INVENTORY_LIMIT_{name}"] for name in ("READS", "WRITES", "INVALID_KEYS")] == [None, 7, None]
 
 
-@pytest.mark.parametrize(("threads", "transfers"), [("1", 1), ("4", 2), ("9", 4)])
-def test_half_of_the_threads_are_for_transfers(threads: str, transfers: int) -> None:
+@pytest.mark.parametrize(("threads", "transfers"), [("1", 1), ("4", 3), ("9", 8)])
+def test_one_thread_is_not_for_transfers(threads: str, transfers: int) -> None:
     assert load(environ={"INVENTORY_THREADS": threads})["INVENTORY_MAX_TRANSFERS"] == transfers
 
 

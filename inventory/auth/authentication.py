@@ -127,7 +127,9 @@ def refuse_other_machines() -> None:
     """
     environ = flask.request.environ
     connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    address = connection.getsockname() if connection else (environ.get("REMOTE_ADDR") or "127.0.0.1",)
+    # Not the address that a proxy has forwarded.
+    peer = environ.get("werkzeug.proxy_fix.orig", environ).get("REMOTE_ADDR") or "127.0.0.1"
+    address = connection.getsockname() if connection else (peer,)
     if isinstance(address, tuple) and not is_loopback(address[0]):
         raise errors.Unauthorized("INVENTORY_AUTH is off, so only programs on the same machine may send requests.")
 

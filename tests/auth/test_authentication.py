@@ -201,6 +201,7 @@ def test_wrong_pepper_refuses_every_key_and_the_log_says_why(
     with other.app_context():
         assert keys.has_other_pepper(Pepper("another pepper, after a restart"))
         assert not keys.has_other_pepper(Pepper(PEPPER))
+    with other.app_context():
         db.engine.dispose()
 
 
@@ -395,7 +396,7 @@ def test_last_use_does_not_wait_for_the_lock(keyed: Flask, impatient: Flask, tim
 
 def test_health_shows_details_only_with_the_scope_read(keyed: Flask) -> None:
     reader, seller = client_with(keyed, new_key(keyed, "read")), client_with(keyed, new_key(keyed, "stock"))
-    assert body(reader.get("/health")).keys() == {"status", "database", "revision", "pool"}
+    assert body(reader.get("/health")).keys() == {"status", "database", "revision", "pool", "limiter"}
     for client in (seller, keyed.test_client(), client_with(keyed, "wrong")):
         assert body(client.get("/health")) == {"status": "ok"}
 
