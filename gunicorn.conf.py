@@ -41,16 +41,18 @@ def check_start() -> dict[str, Any]:
     return settings
 
 
-def load_logs() -> Any:
-    """``inventory/logs.py`` as a module of its own, without its package."""
-    spec: Any = importlib.util.spec_from_file_location("logs", Path(__file__).parent / "inventory" / "logs.py")
+def load(path: str) -> Any:
+    """A file of ``inventory/`` as a module of its own, without its package."""
+    file = Path(__file__).parent / "inventory" / path
+    spec: Any = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 settings = check_start()
-logs = load_logs()
+logs = load("logs.py")
+metrics_files = load("server/metrics_files.py")
 
 bind = "127.0.0.1:8000"
 workers = settings["workers"]
@@ -130,6 +132,22 @@ def survive_failed_reloads(server: Any) -> None:
             )
 
     server.handle_hup = handle_hup
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    metrics_files.before_fork(server, worker, worker_tmp_dir)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    metrics_files.after_fork(server, worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    metrics_files.after_death(server, worker)
+
+
+def on_exit(server: Any) -> None:
+    metrics_files.after_end(server)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -16,7 +16,7 @@ from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
 from inventory.transactions.routes import blueprint as transactions
-from inventory.web import admission, api, browsers, docs, handlers, health, observability
+from inventory.web import admission, api, browsers, docs, exposition, handlers, health, observability
 from inventory.web.openapi import info
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     for blueprint in (categories, products, transactions, import_export, health.blueprint):
         smorest.register_blueprint(blueprint)
     docs.init_app(app, smorest)
+    exposition.init_app(app)
     commands.init_app(app)
     backup_commands.init_app(app)
     key_commands.init_app(app)

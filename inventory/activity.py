@@ -45,6 +45,9 @@ class Activity:
     # Those of the transaction that has begun, and those that are committed.
     pending: list[Moved] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
+    # How often a transaction was repeated, and whether a file was imported.
+    retries: int = 0
+    has_imported: bool = False
 
 
 current: ContextVar[Activity | None] = ContextVar("activity", default=None)
@@ -91,6 +94,20 @@ def name_of(text: str) -> str:
         return f"SELECT {', '.join(tables)}"
     match = FIRST_WORDS.match(text)
     return match[1] if match else "statement"
+
+
+def note_retry() -> None:
+    """Note that a transaction is repeated."""
+    activity = current.get()
+    if activity is not None:
+        activity.retries += 1
+
+
+def note_imported() -> None:
+    """Note that an import is committed, also one that moved nothing."""
+    activity = current.get()
+    if activity is not None:
+        activity.has_imported = True
 
 
 def begin_moves() -> None:

@@ -59,8 +59,8 @@ SLUGS = {
 LEAKS = re.compile(
     r"Traceback|File \"|\.py\b|sqlalchemy|psycopg|sqlite|marshmallow|werkzeug|\bSELECT |\bINSERT ", re.IGNORECASE
 )
-# The pages that document the service are not in the document themselves.
-UNDOCUMENTED = {"/", "/openapi.json", "/docs/", "/docs/{path}"}
+# The pages that document the service are not in the document themselves, and Prometheus needs none.
+UNDOCUMENTED = {"/", "/metrics", "/openapi.json", "/docs/", "/docs/{path}"}
 
 
 def read_document() -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine, ExceptionContext, Select
+    from sqlalchemy import Connection, Engine, ExceptionContext, Pool, Select
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,12 @@ def lift_time_limit(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
 
 
+def limit_time(connection: Connection, milliseconds: int = 1_000) -> None:
+    """Cancel statements of the PostgreSQL transaction that take longer."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds:d}")
+
+
 def begin_migration(connection: Connection) -> None:
     """Serialize migrations of replicas that start together, and disable the statement timeout.
 
@@ -238,3 +244,35 @@ def server_version(connection: Connection) -> str:
     names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
     version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
     return f"{names[connection.dialect.name]} {version}"
+
+
+def pool_figures(pool: Pool) -> dict[str, int]:
+    """The connections of a pool, and how many of them are in use. An in-memory database has one."""
+    in_use = getattr(pool, "checkedout", lambda: 1)
+    size = getattr(pool, "size", lambda: 1)
+    return {"size": size(), "in_use": in_use()}
+
+
+def write_age(connection: Connection) -> float:
+    """The age in seconds of the oldest running transaction that has written, behind which the feeds stop.
+
+    0 on SQLite, where a row is in the feed when it is committed. PostgreSQL shows the transactions of other roles only
+    to members of pg_read_all_stats.
+    """
+    if is_sqlite(connection.engine.url):
+        return 0.0
+    oldest = text(
+        "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0) "
+        "FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
+    )
+    return float(connection.execute(oldest).scalar_one())
+
+
+def lock_waiters(connection: Connection) -> int:
+    """How many sessions of this PostgreSQL database wait for a lock. 0 on SQLite, whose writers poll."""
+    if is_sqlite(connection.engine.url):
+        return 0
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return int(connection.execute(waiting).scalar_one())

@@ -60,6 +60,7 @@ def run(
             lost = error.connection_invalidated and (has_one_effect or not committing)
             if attempt + 1 == ATTEMPTS or not (lost or may_be_repeated(error)):
                 raise
+            activity.note_retry()
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         else:
             activity.commit_moves()

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 
+from inventory import activity
 from inventory.caller import require
 from inventory.database.base import begin
 from inventory.database.engines import SNAPSHOT
@@ -113,7 +114,11 @@ def apply_rows(
     problems.raise_if_any()
     if planned.stock_transactions:
         require("stock")
-    return planned if dry_run else apply_changes(scratch, planned.rows, mode, key)
+    if dry_run:
+        return planned
+    outcome = apply_changes(scratch, planned.rows, mode, key)
+    activity.note_imported()
+    return outcome
 
 
 def compare_rows(scratch: Scratch, problems: Problems, mode: str, progress: Progress) -> tuple[Outcome, Problems]:

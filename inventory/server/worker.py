@@ -9,8 +9,9 @@ import orjson
 from gunicorn import util
 from werkzeug.http import HTTP_STATUS_CODES
 
-from inventory.database.base import open_first_connection
+from inventory.database.base import engine_of, open_first_connection
 from inventory.logs import harmless, without_requests
+from inventory.web import metrics
 from inventory.web.browsers import SECURITY_HEADERS
 from inventory.web.handlers import error_of_status
 from inventory.web.observability import HEADER, new_id
@@ -27,6 +28,7 @@ def write_envelope(connection: socket.socket, status: int, _reason: str, details
     """Answer a malformed request that does not reach the application, and log it."""
     error, request_id = error_of_status(status), new_id()
     parts = {"status": error.status, "error": error.slug, "cause": harmless(details), "request_id": request_id}
+    metrics.count_malformed(error)
     logger.warning("request", extra={"data": parts, "kind": "malformed requests"})
     body = orjson.dumps(error.envelope()) + b"\n"
     headers = {
@@ -42,6 +44,7 @@ def write_envelope(connection: socket.socket, status: int, _reason: str, details
 
 def start(application: Flask) -> None:
     open_first_connection(application)
+    metrics.show_pool(engine_of(application))
     # gunicorn has no setting for it and would answer with an HTML page.
     util.write_error = write_envelope
     logging.getLogger("gunicorn.error").addFilter(without_requests)

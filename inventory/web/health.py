@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flask import current_app
 from marshmallow import fields
 
@@ -11,12 +9,9 @@ from inventory import errors
 from inventory.caller import caller
 from inventory.database import revisions
 from inventory.database.base import db
-from inventory.database.engines import check_writable, server_version
+from inventory.database.engines import check_writable, pool_figures, server_version
 from inventory.fields import AnswerSchema, Choice
 from inventory.web.api import Blueprint
-
-if TYPE_CHECKING:
-    from sqlalchemy import Pool
 
 # Name of the extension that tells where rates are counted.
 LIMITER = "inventory_limiter"
@@ -81,12 +76,6 @@ def get_health() -> object:
             "pool": pool_figures(db.engine.pool),
             "limiter": current_app.extensions[LIMITER](),
         }
-
-
-def pool_figures(pool: Pool) -> dict[str, int]:
-    in_use = getattr(pool, "checkedout", lambda: 1)
-    size = getattr(pool, "size", lambda: 1)
-    return {"size": size(), "in_use": in_use()}
 
 
 @blueprint.route("/health/live", scope=None)

@@ -28,6 +28,7 @@ from inventory.database.base import execute, fetch_one, fetch_value, unit_of_wor
 from inventory.database.engines import advisory_lock, is_locked
 from inventory.database.query import Query
 from inventory.models.transaction import Batch, StoredResponse, Transaction
+from inventory.web.observability import note_replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +139,7 @@ def mark_replay(response: Response) -> Response:
     key = flask.g.get("idempotency_key")
     if key is not None and key.replayed:
         response.headers["Idempotent-Replayed"] = "true"
+        note_replay()
     return response
 
 

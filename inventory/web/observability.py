@@ -18,12 +18,15 @@ import flask
 from inventory import activity, logs
 from inventory.activity import Activity
 from inventory.caller import caller
+from inventory.database.base import engine_of
 from inventory.errors import DatabaseBusy, TransferEncodingNotImplemented, Unauthorized
+from inventory.web import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from flask import Flask, Request, Response
+    from sqlalchemy import Engine
 
     from inventory.activity import Moved
     from inventory.errors import ServiceError
@@ -55,6 +58,7 @@ class RequestRecord(Activity):
     ``cause`` and ``exception`` are for the log, and ``error`` for the client. ``slow_after`` is in seconds.
     """
 
+    engine: Engine | None = None
     trace: Trace | None = None
     started: float = 0.0
     slow_after: float = 0.0
@@ -66,6 +70,7 @@ class RequestRecord(Activity):
     error: ServiceError | None = None
     cause: str | None = None
     exception: BaseException | None = None
+    is_replay: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -92,11 +97,12 @@ def trace_in(header: str | None) -> Trace | None:
     return Trace(match[2], match[3])
 
 
-def begin(slow_after: float) -> None:
+def begin(engine: Engine, slow_after: float) -> None:
     """Begin the record of a request, before anything else of it is done."""
     request: Request = flask.request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - faster
     record = RequestRecord(
         request_id_in(request.environ.get("HTTP_X_REQUEST_ID")),
+        engine=engine,
         trace=trace_in(request.environ.get("HTTP_TRACEPARENT")),
         started=perf_counter(),
         slow_after=slow_after,
@@ -120,6 +126,10 @@ def note_error(error: ServiceError, cause: str | None = None, exception: BaseExc
 def note_refused_key(reason: str) -> None:
     """Note why an API key is refused. Only the log says it."""
     current_record().cause = f"API key refused: {reason}"
+
+
+def note_replay() -> None:
+    current_record().is_replay = True
 
 
 def complete(response: Response) -> Response:
@@ -148,6 +158,7 @@ def noting_errors(body: Iterable[bytes], record: RequestRecord) -> Iterator[byte
 def finish(record: RequestRecord) -> None:
     """Called once for each request, at its end."""
     record.duration = perf_counter() - record.started
+    metrics.observe(record)
     log(record)
     # The thread keeps the record until its next request, and the tracebacks refer to the body and to connections.
     record.error = record.exception = None
@@ -257,5 +268,5 @@ def context() -> dict[str, object]:
 
 def init_app(app: Flask) -> None:
     """Call it first: what comes first before a request comes last after it."""
-    app.before_request(partial(begin, app.config["INVENTORY_SLOW_REQUEST_MS"] / 1000))
+    app.before_request(partial(begin, engine_of(app), app.config["INVENTORY_SLOW_REQUEST_MS"] / 1000))
     app.after_request(complete)

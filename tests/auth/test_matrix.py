@@ -26,6 +26,7 @@ REQUIRED = {
     "GET /docs/{path}": set(),
     "GET /health": set(),
     "GET /health/live": set(),
+    "GET /metrics": {"admin"},
     "GET /categories": {"read"},
     "POST /categories": {"catalogue"},
     "GET /categories/{category_id}": {"read"},
