@@ -135,7 +135,7 @@ def survive_failed_reloads(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    metrics_files.before_fork(server, worker, worker_tmp_dir)
+    metrics_files.before_fork(server, worker)
 
 
 def post_fork(server: Any, worker: Any) -> None:

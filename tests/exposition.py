@@ -16,7 +16,7 @@ class Samples:
     """The values of an exposition, by name and labels. What is absent is 0."""
 
     def __init__(self, text: str) -> None:
-        self.families = {family.name: family for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
         samples = [sample for family in self.families.values() for sample in family.samples]
         self.names = {sample.name for sample in samples}
         self.values = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}

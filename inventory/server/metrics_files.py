@@ -20,10 +20,10 @@ from typing import Any
 PREFIX = "inventory-metrics-"
 
 
-def before_fork(server: Any, worker: Any, parent: str | None) -> None:
+def before_fork(server: Any, worker: Any) -> None:
     """In the master: give a worker the directory and a slot."""
     if not hasattr(server, "metrics_folder"):  # once for each master, and not again after SIGHUP
-        server.metrics_folder = new_folder(Path(parent or tempfile.gettempdir()))
+        server.metrics_folder = new_folder(Path(server.cfg.worker_tmp_dir or tempfile.gettempdir()))
     taken = {getattr(other, "metrics_slot", None) for other in server.WORKERS.values()}
     worker.metrics_slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
 

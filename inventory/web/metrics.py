@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from inventory.database.engines import pool_figures
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from inventory.activity import Moved
     from inventory.errors import ServiceError
+
+# One process would show the creation time of each counter; the sum of several has none.
+disable_created_metrics()
 
 # Without the collectors of the library, which show one process only.
 REGISTRY = CollectorRegistry()
@@ -64,6 +67,10 @@ POOL = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+# Prometheus sees an increase only if there was a value before it.
+for _slug in ("database_busy", "database_unavailable", "storage_full", "internal_error"):
+    FAILURES.labels(_slug)
+REFUSALS.labels("unauthorized")
 IN_USE, FREE = POOL.labels("in_use"), POOL.labels("free")
 
 
