@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inventory.errors import ServiceError
 
 # One process would show the creation time of each counter; the sum of several has none.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Without the collectors of the library, which show one process only.
 REGISTRY = CollectorRegistry()
