@@ -101,6 +101,17 @@ reliability: $(VENV)/.development ## Run the fault bench on both engines (TEST_R
 reliability-report: reliability ## Run the fault bench and write its results to docs/reliability.md
 	$(BIN)/python -m tests.reliability.table build/reliability.jsonl docs/reliability.md
 
+.PHONY: sbom
+sbom: $(VENV)/.runtime tools ## List the dependencies (CycloneDX) and their licences, in build/
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-file build/sbom.json
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --format markdown --output-file build/licences.md \
+		--packages $$(sed -nE 's/^([a-z0-9._-]+)==.*/\1/p' requirements.lock)
+
+.PHONY: audit
+audit: tools ## Compare the dependencies with the advisories of the Python Package Index
+	$(TOOLS)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
+
 .PHONY: mutation
 mutation: $(VENV)/.development ## Run mutation tests on the code of the ledger
 	$(BIN)/mutmut run $(ARGS)
