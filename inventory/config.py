@@ -261,15 +261,15 @@ class Settings(TextSchema):
         metadata={"description": "Redis that counts requests for rate limits; for more than one worker or host"},
     )
     INVENTORY_LIMIT_READS = Rate(
-        load_default=12_000,
+        load_default=60_000,
         metadata={"description": "reads per minute of an API key, and of an address without a key; or off"},
     )
     INVENTORY_LIMIT_WRITES = Rate(
-        load_default=6_000,
+        load_default=30_000,
         metadata={"description": "writes per minute of an API key, and of an address without a key; or off"},
     )
     INVENTORY_LIMIT_INVALID_KEYS = Rate(
-        load_default=10,
+        load_default=100,
         metadata={"description": "invalid API keys per minute from an address; or off"},
     )
     INVENTORY_TRUSTED_PROXIES = Integer(

@@ -114,7 +114,7 @@ def test_choices_and_booleans_are_validated() -> None:
 
 def test_rates_can_be_off_and_are_off_without_keys_unless_set() -> None:
     assert load(environ={"INVENTORY_LIMIT_READS": "off"})["INVENTORY_LIMIT_READS"] is None
-    assert load(environ={})["INVENTORY_LIMIT_READS"] == 12_000
+    assert load(environ={})["INVENTORY_LIMIT_READS"] == 60_000
     open_to_all = load(environ={"INVENTORY_AUTH": "off", "INVENTORY_LIMIT_WRITES": "7"})
     assert [open_to_all[f"INVENTORY_LIMIT_{name}"] for name in ("READS", "WRITES", "INVALID_KEYS")] == [None, 7, None]
 

@@ -45,12 +45,12 @@ HEADERS = {
         "description": "The budget of the request, with the requests left (`r`) and the seconds until the next window"
         " (`t`). Responses have it if rates are limited (draft-ietf-httpapi-ratelimit-headers).",
         "schema": {"type": "string"},
-        "example": '"reads";r=11999;t=60',
+        "example": '"reads";r=59999;t=60',
     },
     "RateLimit-Policy": {
         "description": "The budget of the request, with its quota (`q`) and window in seconds (`w`).",
         "schema": {"type": "string"},
-        "example": '"reads";q=12000;w=60',
+        "example": '"reads";q=60000;w=60',
     },
     "Retry-After": {"description": "Seconds to wait before retrying.", "schema": {"type": "integer"}},
 }
