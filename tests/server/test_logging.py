@@ -50,6 +50,7 @@ def test_every_line_is_json_from_the_start_to_the_end(database_url: str) -> None
     with Gunicorn(database_url, workers=1) as server:
         get(server, f"/products/1?{SECRET}={SECRET}", {"X-Request-ID": "till-3", "X-API-Key": SECRET})
         get(server, "/nothing", {"X-Request-ID": "a" * 10_240})
+        get(server, "/health", {})
         malformed = send(server, f"GET / HTTP/1.1\r\nX-API-Key {SECRET}\r\n\r\n".encode())
         server.stop()
         logged = lines(server)
@@ -58,6 +59,7 @@ def test_every_line_is_json_from_the_start_to_the_end(database_url: str) -> None
     assert any(message.startswith("Booting worker") for message in messages)
     assert any(message.startswith("INVENTORY_AUTH is off") for message in messages)
     assert messages[-1] == "Shutting down: Master"
+    assert {line["logger"].split(".")[0] for line in logged} == {"gunicorn", "inventory"}
     assert all(line.keys() >= {"time", "level", "logger", "pid", "message"} for line in logged)
     of_till = [line for line in logged if line.get("request_id") == "till-3"]
     assert [line["message"] for line in of_till] == ["refusal", "request"]
