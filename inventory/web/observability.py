@@ -69,6 +69,7 @@ class RequestRecord(Activity):
     duration: float = 0.0
     error: ServiceError | None = None
     cause: str | None = None
+    address: str | None = None
     exception: BaseException | None = None
     is_replay: bool = False
 
@@ -124,8 +125,9 @@ def note_error(error: ServiceError, cause: str | None = None, exception: BaseExc
 
 
 def note_refused_key(reason: str) -> None:
-    """Note why an API key is refused. Only the log says it."""
-    current_record().cause = f"API key refused: {reason}"
+    """Note why an API key is refused, and from where it comes. Only the log says it."""
+    record = current_record()
+    record.cause, record.address = f"API key refused: {reason}", flask.request.remote_addr
 
 
 def note_replay() -> None:
@@ -238,6 +240,7 @@ def refusal_parts(record: RequestRecord) -> dict[str, object]:
         "method": record.method,
         "route": record.route,
         "cause": record.cause,
+        "address": record.address,
         **whose(record),
     }
 

@@ -284,6 +284,7 @@ def test_refused_keys_are_warnings_with_the_reason_and_limited(keyed: Flask, log
     assert len(refusals) == len(log.lines("request")) == 5
     assert {line["level"] for line in refusals} == {"warning"}
     assert {line["cause"] for line in refusals} == {"API key refused: key 0123456789ab: unknown"}
+    assert {line["address"] for line in refusals} == {"127.0.0.1"}
     log.now = 60.0
     client.get("/health/live")
     assert log.lines("request")[-1]["dropped"] == {"refused keys": 45, "requests with refused keys": 45}
