@@ -21,9 +21,10 @@ from inventory.database.errors import summary
 from inventory.errors import ServiceError
 from inventory.web import metrics
 from inventory.web.access import Access, requires
+from inventory.web.health import LIMITER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flask import Flask
     from prometheus_client import Metric
@@ -51,6 +52,7 @@ class Measured:
     engine: Engine
     version: str
     migrations: str
+    limiter_state: Callable[[], str]
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(
@@ -61,6 +63,13 @@ class Measured:
         revision = revisions.known(self.migrations)[0]
         build.add_metric([self.version, revision, self.engine.dialect.name], 1)
         yield build
+        limiter = GaugeMetricFamily(
+            "inventory_limiter_state",
+            "Always 1: where rates are counted (redis, redis unreachable, memory or off).",
+            labels=["state"],
+        )
+        limiter.add_metric([self.limiter_state()], 1)
+        yield limiter
         try:
             with self.engine.connect() as connection:
                 measured = list(of_database(connection))
@@ -99,6 +108,11 @@ def expose(measured: Measured) -> Response:
 
 
 def init_app(app: Flask) -> None:
-    measured = Measured(engine_of(app), app.config["API_VERSION"], app.extensions["migrate"].directory)
+    measured = Measured(
+        engine_of(app),
+        app.config["API_VERSION"],
+        app.extensions["migrate"].directory,
+        app.extensions[LIMITER],
+    )
     view = requires(Access("admin"))(partial(expose, measured))
     app.add_url_rule("/metrics", "metrics", view, methods=["GET"])
