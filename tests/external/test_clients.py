@@ -72,7 +72,7 @@ def test_typescript_client_program_passes_strict_type_check(typescript_client: P
 
 
 def run_python(request: pytest.FixtureRequest, url: str) -> subprocess.CompletedProcess[str]:
-    return tools.run(request.getfixturevalue("python_client"), "python", "shop.py", url)
+    return tools.run(request.getfixturevalue("python_client"), "python", "shop.py", url, "an API key")
 
 
 def run_typescript(request: pytest.FixtureRequest, url: str) -> subprocess.CompletedProcess[str]:

@@ -158,7 +158,13 @@ def complete(operation: JsonObject, documentation: JsonObject, method: str, spec
     name = operation["operationId"] = documentation["operation_id"]
     headers = documentation.get("headers", [])
     operation["parameters"] = [*operation.get("parameters", ()), *headers]
-    operation["security"] = security(documentation["access"][0])
+    access: Access = documentation["access"][0]
+    operation["security"] = security(access)
+    if access.scope is not None and not access.is_optional:
+        described = documentation["docstring"]
+        needed = f"\n\nRequires the scope `{access.scope}`."
+        # PUT and PATCH share it.
+        described["description"] = described.get("description", "").removesuffix(needed) + needed
     answers = {str(status): described for status, described in operation.get("responses", {}).items()}
     add_request_examples(operation, REQUESTS.get(name, {}))
     add_answer_examples(answers, ANSWERS.get(name, {}))
@@ -179,11 +185,14 @@ def errors_of(operation: JsonObject, documentation: JsonObject, method: str) -> 
 
 
 def security(access: Access) -> list[JsonObject]:
-    """The ways to present a key with the required scope. An empty one means that it also works without a key."""
+    """The ways to present a key. An empty one means that it also works without a key.
+
+    Scopes are in the description, because tools allow them here for OAuth 2 only.
+    """
     if access.scope is None:
         return []
     without_key: list[JsonObject] = [{}] if access.is_optional else []
-    return [*({scheme: [access.scope]} for scheme in SECURITY_SCHEMES), *without_key]
+    return [*({scheme: []} for scheme in SECURITY_SCHEMES), *without_key]
 
 
 def add_request_examples(operation: JsonObject, examples: JsonObject) -> None:

@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-from inventory_client import Client
+from inventory_client import AuthenticatedClient
 from inventory_client.api.categories import create_category
 from inventory_client.api.import_export import import_products
 from inventory_client.api.products import (
@@ -75,7 +75,9 @@ def follow(read: Callable[[str | Unset], Response[Any]], parameter: str, expecte
     return rows
 
 
-def sell(client: Client, product_id: int, quantity: int, key: str | Unset = UNSET) -> tuple[Response[Any], int]:
+def sell(
+    client: AuthenticatedClient, product_id: int, quantity: int, key: str | Unset = UNSET
+) -> tuple[Response[Any], int]:
     """The answer, and how often it was lost before it came: the same request goes again with the same key."""
     sale = TransactionIn(product_id=product_id, transaction_type=TransactionType.SALE, quantity=quantity)
     for lost in range(3):
@@ -86,8 +88,8 @@ def sell(client: Client, product_id: int, quantity: int, key: str | Unset = UNSE
     raise SystemExit("three answers were lost")
 
 
-def main(url: str) -> None:
-    client = Client(base_url=url, raise_on_unexpected_status=True)
+def main(url: str, key: str) -> None:
+    client = AuthenticatedClient(base_url=url, token=key, raise_on_unexpected_status=True)
     bolts = expect(CategoryOut, create_category.sync(client=client, body=CategoryIn(name="Bolts")))
 
     def create(sku: str, quantity: int) -> ProductOut:
@@ -125,4 +127,4 @@ def main(url: str) -> None:
     json.dump(told, sys.stdout)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])
