@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from flask import Response, current_app
+from flask import Response, current_app, request
 
 from inventory import errors
 from inventory.import_export import exporter, importer
@@ -20,6 +21,7 @@ from inventory.web.openapi.operations import ON_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
     from flask.blueprints import BlueprintSetupState
 
@@ -29,6 +31,7 @@ blueprint = Blueprint("import_export", __name__, description="CSV and JSON Lines
 
 # Name of the extension.
 SLOTS = "inventory_transfers"
+SMALL_FILE = 64 * 1024
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 FILE = {"type": "string", "description": "Text in UTF-8."}
 # Swagger UI shows a file chooser for ``format: binary``, and client generators take a file for it.
@@ -61,6 +64,12 @@ blueprint.record_once(limit_transfers)
 def slots() -> Slots:
     found: Slots = current_app.extensions[SLOTS]
     return found
+
+
+def place_for_import() -> AbstractContextManager[object]:
+    """A slot, unless the file is so small that its import takes no longer than other requests. Raises RateLimited."""
+    length = request.content_length
+    return nullcontext() if length is not None and length <= SMALL_FILE else slots().take()
 
 
 def attachment(export: Callable[[], Generator[bytes]], name: str, file_format: str) -> Response:
@@ -138,7 +147,7 @@ def import_products(query: Values) -> object:
     If any row has an error, nothing is imported, and 422 `import_invalid` lists row, column and reason of the first
     100 errors. A dry run takes no lock and changes nothing.
     """
-    with slots().take(), uploaded_file() as file:
+    with place_for_import(), uploaded_file() as file:
         dry_run = query["dry_run"]
         key = idempotency_key(query, digest(file), moves_stock=not dry_run)
         folder = current_app.config["INVENTORY_TEMP_DIR"]

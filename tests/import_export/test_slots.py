@@ -11,7 +11,7 @@ from werkzeug.test import EnvironBuilder
 from inventory import create_app
 from inventory.database.base import db
 from inventory.errors import RateLimited
-from inventory.import_export.routes import SLOTS
+from inventory.import_export.routes import SLOTS, SMALL_FILE
 from inventory.import_export.slots import Slots
 from tests.builders import error_of, insert_products, product
 
@@ -33,6 +33,8 @@ def app(database_url: str) -> Iterator[Flask]:
 
 EXPORTS = ["/export/products", "/export/products-csv", "/export/transactions?format=jsonl"]
 FILE = b"sku,name,price,category\nA,Bolt,1,Nuts\n"
+# Blank lines are no rows.
+LARGE_FILE = FILE + b"\n" * SMALL_FILE
 
 
 def begin_response(app: Flask, path: str) -> Any:
@@ -83,15 +85,18 @@ def test_invalid_exports_and_imports_keep_no_slot(client: FlaskClient) -> None:
     for _ in range(3):
         assert client.get("/export/products?format=x").status_code == 422
         assert client.post("/import/products", data=b"x", content_type="text/plain").status_code == 415
-        assert client.post("/import/products", data=b"sku\n", content_type="text/csv").status_code != 429
+        large = b"sku\n" + b" " * SMALL_FILE
+        assert client.post("/import/products", data=large, content_type="text/csv").status_code != 429
 
 
 def test_second_import_is_refused_until_the_first_ends(app: Flask, client: FlaskClient) -> None:
     with app.extensions[SLOTS].take():
-        refused = client.post("/import/products", data=FILE, content_type="text/csv")
+        small = client.post("/import/products", data=FILE, content_type="text/csv")
+        refused = client.post("/import/products", data=LARGE_FILE, content_type="text/csv")
+    assert small.status_code == 200
     assert error_of(refused) == (429, "rate_limited")
     assert int(refused.headers["Retry-After"]) >= 1
-    assert client.post("/import/products", data=FILE, content_type="text/csv").status_code == 200
+    assert client.post("/import/products", data=LARGE_FILE, content_type="text/csv").status_code == 200
 
 
 def test_slot_is_free_after_a_failed_start_and_a_failed_stream() -> None:
