@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import lru_cache, partial
 from importlib import import_module
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -134,9 +134,12 @@ def refuse_other_machines() -> None:
         raise errors.Unauthorized("INVENTORY_AUTH is off, so only programs on the same machine may send requests.")
 
 
-@cache
+@lru_cache(maxsize=1_000)
 def is_loopback(address: str) -> bool:
-    return ip_address(address.partition("%")[0]).is_loopback
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:  # what an unknown server calls the peer
+        return False
 
 
 def token_validator(app: Flask) -> Validator | None:

@@ -2,7 +2,7 @@
 
 A key is ``inv_``, its public id and 256 random bits. The HMAC needs no slow hash, because nobody can guess the bits
 (https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#peppering). The pepper is not in the
-database, so that who can write to the database alone cannot make a key.
+database, so write access to the database is not enough to make a key.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def warnings(app: Flask) -> Iterator[str]:
         yield "INVENTORY_KEY_PEPPER is short. Use a random one, such as the output of 'openssl rand -hex 32'."
     try:
         with app.app_context():
-            if not keys.count_active():
+            if not keys.count_active() and app.config["INVENTORY_JWT_ISSUER"] is None:
                 yield (
                     "There are no API keys, so all requests are refused. Create the first one: "
                     "flask --app wsgi keys create NAME --scopes read,stock,catalogue,admin"

@@ -430,7 +430,8 @@ def test_without_keys_only_this_machine_is_answered(server: str, address: object
 
 def test_without_keys_the_address_of_the_client_counts_on_other_servers(app: Flask) -> None:
     client = app.test_client()
-    assert client.get("/products", environ_overrides={"REMOTE_ADDR": "192.0.2.1"}).status_code == 401
+    for address in ("192.0.2.1", "a name"):
+        assert client.get("/products", environ_overrides={"REMOTE_ADDR": address}).status_code == 401
     assert client.get("/products", environ_overrides={"REMOTE_ADDR": "127.0.0.1"}).status_code == 200
 
 
