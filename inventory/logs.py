@@ -1,7 +1,7 @@
 """The form of the lines that the service logs: JSON, or readable text on a terminal.
 
 gunicorn.conf.py loads this file by its path, because the master process must not import the package. So it imports
-only the standard library. ``json`` with ``ensure_ascii`` also escapes the line breaks of Unicode, and lone surrogates.
+nothing of the package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import TextIO
 
+import orjson
+
 # From the first to the last quotation mark, so that a quotation mark in a quoted value reveals nothing.
 QUOTED = re.compile(r"""["'`].*["'`]""", re.DOTALL)
 # In text, a value that is not of these characters is quoted.
@@ -31,11 +33,20 @@ Fields = Mapping[str, object]
 # Returns what each line of the current request has in common.
 Context = Callable[[], Fields]
 
-encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
+encode_escaped = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 def no_context() -> Fields:
     return {}
+
+
+def encode(value: object) -> str:
+    """JSON in ASCII. The line breaks of Unicode, which would begin a line for some readers, are escaped."""
+    try:
+        line = orjson.dumps(value, default=str)
+    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
+        return encode_escaped(value)
+    return line.decode() if line.isascii() else encode_escaped(value)
 
 
 def harmless(text: str) -> str:

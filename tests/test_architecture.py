@@ -29,6 +29,7 @@ LAYERS = (
     ("models",),
     ("database",),
     ("config",),
+    ("config_fields",),
     ("caller",),
     ("dumper",),
     ("fields", "errors"),

@@ -91,7 +91,7 @@ class KeySet:
     def content(self) -> bytes:
         if "://" not in self.location:
             return self.bounded(Path(self.location).open("rb"))
-        request = Request(self.location, headers={"Accept": "application/json"})  # noqa: S310 - see config.py
+        request = Request(self.location, headers={"Accept": "application/json"})  # noqa: S310 - see check_key_set
         return self.bounded(build_opener(NoRedirects).open(request, timeout=TIMEOUT))
 
     def bounded(self, source: IO[bytes]) -> bytes:

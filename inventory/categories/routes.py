@@ -9,7 +9,7 @@ from flask import url_for
 from inventory import errors
 from inventory.categories import service
 from inventory.categories.schemas import CategoryDetail, CategoryIn, CategoryOut, CategoryQuery, CategoryUpdate
-from inventory.web.api import Blueprint
+from inventory.web.blueprint import Blueprint
 from inventory.web.conditional import etag
 from inventory.web.openapi.operations import ETAG_HEADER, LOCATION_HEADER
 

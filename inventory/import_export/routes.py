@@ -14,7 +14,7 @@ from inventory.import_export import exporter, importer
 from inventory.import_export.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
 from inventory.import_export.slots import Slots
 from inventory.import_export.uploads import uploaded_file
-from inventory.web.api import Blueprint
+from inventory.web.blueprint import Blueprint
 from inventory.web.idempotency import idempotency_key
 from inventory.web.openapi.examples import CHANGED_FILE
 from inventory.web.openapi.operations import ON_BODY

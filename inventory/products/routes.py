@@ -25,7 +25,7 @@ from inventory.transactions import queries
 from inventory.transactions import service as ledger
 from inventory.transactions.routes import ROW
 from inventory.transactions.schemas import OpeningQuery
-from inventory.web.api import Blueprint
+from inventory.web.blueprint import Blueprint
 from inventory.web.conditional import etag, is_current, not_modified
 from inventory.web.idempotency import once
 from inventory.web.openapi.operations import ETAG_HEADER, LINK_HEADER, LOCATION_HEADER

@@ -19,7 +19,7 @@ from inventory.transactions.schemas import (
     TransactionOut,
     TransactionQuery,
 )
-from inventory.web.api import Blueprint, Recorded
+from inventory.web.blueprint import Blueprint, Recorded
 from inventory.web.openapi.operations import LINK_HEADER
 from inventory.web.pagination import FeedQuery, next_link
 

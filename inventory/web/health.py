@@ -11,7 +11,7 @@ from inventory.database import revisions
 from inventory.database.base import db
 from inventory.database.engines import check_writable, pool_figures, server_version
 from inventory.fields import AnswerSchema, Choice
-from inventory.web.api import Blueprint
+from inventory.web.blueprint import Blueprint
 
 # Name of the extension that tells where rates are counted.
 LIMITER = "inventory_limiter"

@@ -18,7 +18,7 @@ import pytest
 
 from inventory import create_app
 from inventory.web import docs
-from inventory.web.api import Blueprint
+from inventory.web.blueprint import Blueprint
 from tests import builders
 from tests.browser import CHROMIUM, OPTIONS, Browser
 from tests.conftest import on_sqlite
