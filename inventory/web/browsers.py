@@ -63,8 +63,10 @@ PREFLIGHT_MAX_AGE = 600
 
 
 def add_security_headers(response: Response) -> Response:
+    given = {name for name, _value in response.headers}
     for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+        if name not in given:
+            response.headers.add(name, value)
     return response
 
 

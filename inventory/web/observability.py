@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+import secrets
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -84,7 +84,7 @@ class RequestRecord(Activity):
 
 
 def new_id() -> str:
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def request_id_in(header: str | None) -> str:
