@@ -180,6 +180,12 @@ def app(environment: Environment) -> Flask:
 
 
 @pytest.fixture
+def keyed(environment: Environment) -> Flask:
+    """The application with API keys required, on the same database as ``app``."""
+    return environment.keyed
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
 

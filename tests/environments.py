@@ -1,4 +1,4 @@
-"""Migrated databases, each with an application and a server. Tests use them one after another."""
+"""Migrated databases, each with applications and a server. Tests use them one after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sqlalchemy import select
 
@@ -15,6 +15,7 @@ from inventory import create_app
 from inventory.database import sqlite
 from inventory.database.base import engine_of
 from inventory.errors import ServiceError
+from tests.auth.credentials import keyed_app
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from sqlalchemy import Engine, Pool
+
+    State: TypeAlias = tuple[dict[str, Any], int]
 
 
 class Database(Protocol):
@@ -67,41 +70,49 @@ class SqliteDatabase:
 
 
 class Environment:
-    """A database with an application and a server, which start when a test first asks for them."""
+    """A database with applications and a server, which start when a test first asks for them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.url = database.url
+        self.apps: list[tuple[Flask, State]] = []
 
     @cached_property
     def app(self) -> Flask:
         patient = {"INVENTORY_BUSY_TIMEOUT_MS": 60_000, "INVENTORY_MAX_TRANSFERS": 8}
-        app = create_app({"DATABASE_URL": self.url, "TESTING": True, **patient})
-        self.state = state_of(app)
-        return app
+        return self.watch(create_app({"DATABASE_URL": self.url, "TESTING": True, **patient}))
+
+    @cached_property
+    def keyed(self) -> Flask:
+        """An application that requires API keys."""
+        return self.watch(keyed_app(self.url))
 
     @cached_property
     def server(self) -> Gunicorn:
         return Gunicorn(self.url).__enter__()
 
+    def watch(self, app: Flask) -> Flask:
+        self.apps.append((app, state_of(app)))
+        return app
+
     def reset(self) -> bool:
         """Empty the database. Return whether another test may use the environment."""
-        if "app" in self.__dict__ and not (state_of(self.app) == self.state and is_idle(engine_of(self.app).pool)):
+        if not all(state_of(app) == state and is_idle(engine_of(app).pool) for app, state in self.apps):
             return False
         if "server" in self.__dict__ and self.server.process.poll() is not None:
             return False
-        return self.database.empty() and ("app" not in self.__dict__ or can_read(engine_of(self.app)))
+        return self.database.empty() and all(can_read(engine_of(app)) for app, _state in self.apps)
 
     def close(self) -> None:
         with ExitStack() as last_first:
             last_first.callback(self.database.drop)
-            if "app" in self.__dict__:
-                last_first.callback(engine_of(self.app).dispose)
+            for app, _state in self.apps:
+                last_first.callback(engine_of(app).dispose)
             if "server" in self.__dict__:
                 last_first.callback(self.server.__exit__)
 
 
-def state_of(app: Flask) -> tuple[dict[str, Any], int]:
+def state_of(app: Flask) -> State:
     """The configuration and the number of views. A test that alters anything else needs an environment of its own."""
     return dict(app.config), len(app.view_functions)
 

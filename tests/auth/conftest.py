@@ -1,23 +1,16 @@
-"""The service with API keys required."""
+"""The clock of what a worker remembers of API keys and tokens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from inventory.database.base import db
-from tests.auth.credentials import keyed_app
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flask import Flask
+from inventory.auth import known, tokens
+from tests.auth.clock import Clock
 
 
 @pytest.fixture
-def keyed(database_url: str) -> Iterator[Flask]:
-    app = keyed_app(database_url)
-    yield app
-    with app.app_context():
-        db.engine.dispose()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (known, tokens):
+        monkeypatch.setattr(module, "time", made)
+    return made

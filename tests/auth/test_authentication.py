@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from flask import Flask
     from werkzeug.test import TestResponse
 
+    from tests.auth.clock import Clock
+    from tests.environments import Environment
+
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -57,23 +60,6 @@ def expire(app: Flask, model: type[object], **columns: object) -> None:
             for name, value in columns.items():
                 setattr(row, name, value)
         db.session.commit()
-
-
-class Clock:
-    """Replaces the monotonic clock of the cache."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(known, "time", made)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -375,7 +361,8 @@ def test_last_use_is_exact_to_some_minutes(keyed: Flask, timer: type[Timer]) -> 
     assert (list(uses.noted), timer.started) == (["old"], 1)
 
 
-def test_refused_key_is_not_used(keyed: Flask, timer: type[Timer]) -> None:
+def test_refused_key_is_not_used(own_environment: Environment, timer: type[Timer]) -> None:
+    keyed = own_environment.keyed
     key = new_key(keyed, "read", name="till")
     expire(keyed, ApiKey, expires_at=LONG_AGO)
     assert send(keyed, ("X-API-Key", key)).status_code == 401

@@ -14,15 +14,9 @@ from tests.redis_servers import SERVER, RedisServer, closed_port, redis_server, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.auth.clock import Clock
+
 needs_redis = pytest.mark.skipif(SERVER is None, reason="redis-server is not installed")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 @pytest.fixture(scope="module")
@@ -31,37 +25,32 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def test_memory_counts_each_name_until_the_window_ends(clock: Clock) -> None:
-    counters = MemoryCounters(clock)
+    counters = MemoryCounters(clock.monotonic)
     assert [counters.add("a"), counters.add("a"), counters.add("b")] == [Count(1, 60), Count(2, 60), Count(1, 60)]
-    clock.time += WINDOW - 1
+    clock.seconds += WINDOW - 1
     assert counters.add("a") == Count(3, 1)
-    clock.time += 1
+    clock.seconds += 1
     assert counters.add("a") == Count(1, 60)
 
 
 def test_memory_reads_without_counting(clock: Clock) -> None:
-    counters = MemoryCounters(clock)
+    counters = MemoryCounters(clock.monotonic)
     counters.add("a")
     assert [counters.read("a"), counters.read("a"), counters.read("b")] == [Count(1, 60), Count(1, 60), Count(0, 60)]
-    clock.time += WINDOW
+    clock.seconds += WINDOW
     assert counters.read("a") == Count(0, 60)
 
 
 def test_memory_of_names_is_bounded(clock: Clock) -> None:
-    counters = MemoryCounters(clock, max_names=100)
+    counters = MemoryCounters(clock.monotonic, max_names=100)
     for number in range(1_000):
         counters.add(str(number))
         assert len(counters.counts) <= 100
 
 
-def test_memory_loses_no_count_of_concurrent_requests() -> None:
-    counters = MemoryCounters(Clock())
+def test_memory_loses_no_count_of_concurrent_requests(clock: Clock) -> None:
+    counters = MemoryCounters(clock.monotonic)
     with ThreadPoolExecutor(8) as pool:
         numbers = [count.number for count in pool.map(counters.add, ["a"] * 2_000)]
     assert sorted(numbers) == list(range(1, 2_001))
@@ -126,7 +115,7 @@ def test_flushed_redis_counts_from_zero(running: RedisServer) -> None:
 def test_restarted_redis_is_used_again_after_the_back_off(
     running: RedisServer, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    counters = RedisCounters(running.url, clock)
+    counters = RedisCounters(running.url, clock.monotonic)
     counters.add("restarted")
     running.stop()
     with caplog.at_level(logging.WARNING):
@@ -135,7 +124,7 @@ def test_restarted_redis_is_used_again_after_the_back_off(
     assert counters.state() == "redis unreachable"
     running.start()
     assert counters.add("restarted").number == 4
-    clock.time += BACK_OFF
+    clock.seconds += BACK_OFF
     assert counters.add("restarted").number == 1
     assert counters.state() == "redis"
 
@@ -144,7 +133,7 @@ def test_restarted_redis_is_used_again_after_the_back_off(
 def test_key_of_another_type_is_counted_in_memory(running: RedisServer, clock: Clock) -> None:
     running.client.lpush("inventory:list", "x")
     running.client.expire("inventory:list", 30)
-    assert [RedisCounters(running.url, clock).add("list").number for _ in range(2)] == [1, 1]
+    assert [RedisCounters(running.url, clock.monotonic).add("list").number for _ in range(2)] == [1, 1]
 
 
 @pytest.mark.parametrize("kind", ["down", "slow"])
@@ -152,20 +141,20 @@ def test_unreachable_redis_counts_in_memory_and_is_asked_rarely(
     kind: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with silent_server() as silent:
-        counters = RedisCounters(silent if kind == "slow" else closed_port(), clock)
+        counters = RedisCounters(silent if kind == "slow" else closed_port(), clock.monotonic)
         with caplog.at_level(logging.WARNING):
             assert [counters.add("a").number for _ in range(100)] == list(range(1, 101))
         with mock.patch.object(counters.redis, "ping", wraps=counters.redis.ping) as ping:
             assert [counters.state(), counters.state()] == ["redis unreachable"] * 2
             assert ping.call_count == 0
-            clock.time += BACK_OFF
+            clock.seconds += BACK_OFF
             assert [counters.state(), counters.state()] == ["redis unreachable"] * 2
             assert ping.call_count == 1
         assert len(caplog.records) == 1
 
 
 def test_back_off_lets_one_request_at_a_time_ask(clock: Clock) -> None:
-    counters = RedisCounters(closed_port(), clock)
+    counters = RedisCounters(closed_port(), clock.monotonic)
     counters.add("a")
-    clock.time += BACK_OFF
+    clock.seconds += BACK_OFF
     assert [counters.may_ask(), counters.may_ask()] == [True, False]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.environments import Environment
+
 # The required scopes, written down apart from the routes. Who also moves stock needs the scope for it, too.
 REQUIRED = {
     "GET /": set[str](),
@@ -88,7 +90,9 @@ def test_every_route_declares_what_it_requires(keyed: Flask) -> None:
         assert access.declared(keyed.view_functions[rule.endpoint]) is not None, rule
 
 
-def test_view_without_declaration_requires_the_strongest_scope(keyed: Flask) -> None:
+def test_view_without_declaration_requires_the_strongest_scope(own_environment: Environment) -> None:
+    keyed = own_environment.keyed
+
     @keyed.get("/undeclared")
     def undeclared() -> str:
         return "secret"

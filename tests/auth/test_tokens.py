@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from werkzeug.test import TestResponse
 
+    from tests.auth.clock import Clock
+
 ISSUER, AUDIENCE = "https://login.example.com/", "inventory"
 RSA, OTHER_RSA = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
 SHORT_RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
@@ -270,21 +272,6 @@ def test_key_for_something_else_is_not_used(key: dict[str, Any], app: Flask, pro
         text = token(signed)
     assert error_of(get(app, text)) == (401, "unauthorized")
     assert get(app, token(EC, "ES256", "ec")).status_code == 200
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(tokens, "time", made)
-    return made
 
 
 def test_new_key_is_found_but_not_asked_for_too_often(app: Flask, provider: Provider, clock: Clock) -> None:

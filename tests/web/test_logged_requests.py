@@ -10,9 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from inventory import create_app
-from inventory.auth import keys
-from inventory.auth.secrets import Pepper
 from inventory.database.base import db, unit_of_work_connection
+from tests.auth.credentials import new_key
 from tests.builders import product, transaction
 from tests.logged import logged
 from tests.servers import free_port
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 NEW_ID = re.compile(r"[0-9a-f]{32}")
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-PEPPER = "a pepper of the tests, which is long"
 SECRET = "hidden8153"  # noqa: S105
 
 
@@ -39,23 +37,9 @@ def log() -> Iterator[Log]:
 
 
 @pytest.fixture
-def keyed(database_url: str) -> Iterator[Flask]:
-    """The application with API keys, on the same database."""
-    app = create_app({"DATABASE_URL": database_url, "INVENTORY_AUTH": "keys", "INVENTORY_KEY_PEPPER": PEPPER})
-    yield app
-    with app.app_context():
-        db.engine.dispose()
-
-
-@pytest.fixture
 def dead() -> Flask:
     """The application with a database server that does not answer."""
     return create_app({"DATABASE_URL": f"postgresql://{SECRET}:{SECRET}@127.0.0.1:{free_port()}/{SECRET}"})
-
-
-def new_key(app: Flask, *scopes: str) -> str:
-    with app.app_context():
-        return keys.create(Pepper(PEPPER), "till-3", scopes).text
 
 
 @pytest.mark.parametrize("sent", ["till-3.815_A", "a" * 128])
@@ -266,7 +250,7 @@ def test_refusal_is_one_line_with_its_slug(client: FlaskClient, log: Log) -> Non
 
 
 def test_name_of_the_key_is_logged_and_never_the_key(keyed: Flask, log: Log) -> None:
-    key = new_key(keyed, "read")
+    key = new_key(keyed, "read", name="till-3")
     client = keyed.test_client()
     assert client.get("/products", headers={"X-API-Key": key}).status_code == 200
     assert log.one("request")["key_name"] == "till-3"

@@ -13,7 +13,7 @@ from inventory import create_app
 from inventory.database import unit_of_work as units
 from inventory.database.base import db, engine_of
 from inventory.database.engines import WRITE
-from tests.auth.credentials import client_with, keyed_app, new_key
+from tests.auth.credentials import client_with, new_key
 from tests.builders import product, transaction
 from tests.conftest import on_postgresql, on_sqlite
 from tests.exposition import Counting, scrape
@@ -35,14 +35,6 @@ SECRET = "hidden8153"  # noqa: S105
 @pytest.fixture
 def counting(client: FlaskClient) -> Counting:
     return Counting(client)
-
-
-@pytest.fixture
-def keyed(database_url: str) -> Iterator[Flask]:
-    app = keyed_app(database_url)
-    yield app
-    with app.app_context():
-        db.engine.dispose()
 
 
 def test_metrics_need_a_key(keyed: Flask) -> None:
