@@ -44,7 +44,7 @@ WANTED = os.environ.get("TEST_ENGINES", "sqlite,postgresql").split(",")
 SERVER = postgresql.find_server() if "postgresql" in WANTED else None
 ENGINES = [name for name in WANTED if name == "sqlite" or SERVER]
 
-SLOW_FIXTURES = {"server", "browser", "rendered"}
+SLOW_FIXTURES = {"server", "keyed_server", "browser", "rendered"}
 # For what only one of the engines can do.
 on_sqlite = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "sqlite"])
 on_postgresql = pytest.mark.parametrize("engine_name", [name for name in ENGINES if name == "postgresql"])
@@ -209,3 +209,9 @@ def impatient(database_url: str) -> Iterator[Flask]:
 def server(environment: Environment) -> Gunicorn:
     """The service as it runs in production: gunicorn with two workers, on a free port of loopback."""
     return environment.server
+
+
+@pytest.fixture
+def keyed_server(environment: Environment) -> Gunicorn:
+    """The same with API keys required, on the same database. It was started when there were no keys."""
+    return environment.keyed_server

@@ -1,4 +1,4 @@
-"""Migrated databases, each with applications and a server. Tests use them one after another."""
+"""Migrated databases, each with applications and servers. Tests use them one after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inventory import create_app
 from inventory.database import sqlite
 from inventory.database.base import engine_of
 from inventory.errors import ServiceError
-from tests.auth.credentials import keyed_app
+from tests.auth.credentials import PEPPER, keyed_app
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -70,12 +70,13 @@ class SqliteDatabase:
 
 
 class Environment:
-    """A database with applications and a server, which start when a test first asks for them."""
+    """A database with applications and servers, which start when a test first asks for them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.url = database.url
         self.apps: list[tuple[Flask, State]] = []
+        self.servers: list[Gunicorn] = []
 
     @cached_property
     def app(self) -> Flask:
@@ -89,7 +90,16 @@ class Environment:
 
     @cached_property
     def server(self) -> Gunicorn:
-        return Gunicorn(self.url).__enter__()
+        return self.start(Gunicorn(self.url))
+
+    @cached_property
+    def keyed_server(self) -> Gunicorn:
+        """A server that requires API keys."""
+        return self.start(Gunicorn(self.url, INVENTORY_AUTH="keys", INVENTORY_KEY_PEPPER=PEPPER))
+
+    def start(self, server: Gunicorn) -> Gunicorn:
+        self.servers.append(server.__enter__())
+        return server
 
     def watch(self, app: Flask) -> Flask:
         self.apps.append((app, state_of(app)))
@@ -99,7 +109,7 @@ class Environment:
         """Empty the database. Return whether another test may use the environment."""
         if not all(state_of(app) == state and is_idle(engine_of(app).pool) for app, state in self.apps):
             return False
-        if "server" in self.__dict__ and self.server.process.poll() is not None:
+        if any(server.process.poll() is not None for server in self.servers):
             return False
         return self.database.empty() and all(can_read(engine_of(app)) for app, _state in self.apps)
 
@@ -108,8 +118,8 @@ class Environment:
             last_first.callback(self.database.drop)
             for app, _state in self.apps:
                 last_first.callback(engine_of(app).dispose)
-            if "server" in self.__dict__:
-                last_first.callback(self.server.__exit__)
+            for server in self.servers:
+                last_first.callback(server.__exit__)
 
 
 def state_of(app: Flask) -> State:

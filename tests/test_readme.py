@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inventory import create_app
 from inventory.config import Settings
-from inventory.database.base import db
 from tests.servers import ROOT, Gunicorn
 from tests.sessions import fenced, normalized, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from flask import Flask
 
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -52,14 +51,10 @@ def settings_table() -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def demo_server(database_url: str) -> Iterator[Gunicorn]:
+def demo_server(app: Flask, server: Gunicorn) -> Gunicorn:
     """The service as ``make run`` leaves it on a fresh machine."""
-    app = create_app({"DATABASE_URL": database_url})
     assert app.test_cli_runner().invoke(args=["seed", "--if-empty"]).exit_code == 0
-    with app.app_context():
-        db.engine.dispose()
-    with Gunicorn(database_url) as running:
-        yield running
+    return server
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tour needs curl")

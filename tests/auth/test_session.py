@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inventory.caller import SCOPES
-from tests.auth.credentials import PEPPER
-from tests.servers import ROOT, Gunicorn
+from tests.servers import ROOT
 from tests.sessions import normalized, outputs, steps
 
 if TYPE_CHECKING:
     from flask import Flask
+
+    from tests.servers import Gunicorn
 
 PAGE = (ROOT / "docs" / "access.md").read_text()
 KEY_ID = re.compile(r"\b[0-9a-f]{12}\b")
@@ -30,13 +31,12 @@ def stable(answer: str) -> object:
     return normalized(MINUTE.sub("a minute", KEY_ID.sub("an-id", answer)))
 
 
-def test_session_prints_the_documented_output(keyed: Flask, database_url: str) -> None:
+def test_session_prints_the_documented_output(keyed: Flask, keyed_server: Gunicorn) -> None:
     assert keyed.test_cli_runner().invoke(args=["seed"]).exit_code == 0
-    with Gunicorn(database_url, INVENTORY_AUTH="keys", INVENTORY_KEY_PEPPER=PEPPER) as server:
-        address = f"127.0.0.1:{server.port}"
-        commands = [command.replace("localhost:8000", address) for command, _answer in steps(PAGE)]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        got = outputs(commands, server.environment | {"PATH": path})
+    address = f"127.0.0.1:{keyed_server.port}"
+    commands = [command.replace("localhost:8000", address) for command, _answer in steps(PAGE)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    got = outputs(commands, keyed_server.environment | {"PATH": path})
     assert [stable(answer) for answer in got] == [stable(answer) for _command, answer in steps(PAGE)]
 
 

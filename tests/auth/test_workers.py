@@ -9,24 +9,18 @@ import pytest
 
 from inventory.auth import keys
 from inventory.auth.known import CACHE_SECONDS
-from tests.auth.credentials import PEPPER, new_key
+from tests.auth.credentials import new_key
 from tests.clients import HttpClient
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flask import Flask
+
+    from tests.environments import Environment
 
 pytestmark = pytest.mark.slow
 
 REQUESTS = 40
-
-
-@pytest.fixture
-def keyed_server(database_url: str) -> Iterator[Gunicorn]:
-    with Gunicorn(database_url, INVENTORY_AUTH="keys", INVENTORY_KEY_PEPPER=PEPPER) as running:
-        yield running
 
 
 def statuses(server: Gunicorn, key: str) -> set[int]:
@@ -38,7 +32,9 @@ def statuses(server: Gunicorn, key: str) -> set[int]:
     return found
 
 
-def test_revoked_key_is_refused_by_all_workers(keyed: Flask, keyed_server: Gunicorn) -> None:
+def test_revoked_key_is_refused_by_all_workers(own_environment: Environment) -> None:
+    # A server of its own, because its log is limited.
+    keyed, keyed_server = own_environment.keyed, own_environment.keyed_server
     key = new_key(keyed, "read", name="till")
     assert statuses(keyed_server, key) == {200}
     with keyed.app_context():

@@ -10,7 +10,6 @@ from inventory.caller import SCOPES
 from tests.auth.credentials import PEPPER
 from tests.builders import assert_ledger_is_consistent
 from tests.external import tools
-from tests.servers import Gunicorn
 from tests.valid_requests import fill
 
 if TYPE_CHECKING:
@@ -18,17 +17,18 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from tests.servers import Gunicorn
 
-def test_schemathesis_finds_no_failures(app: Flask, database_url: str, tmp_path: Path) -> None:
+
+def test_schemathesis_finds_no_failures(app: Flask, keyed_server: Gunicorn, tmp_path: Path) -> None:
     fill(app.test_client())
     with app.app_context():
         key = create(Pepper(PEPPER), "schemathesis", SCOPES).text
     configuration = tools.FOLDER / "schemathesis.toml"
-    with Gunicorn(database_url, INVENTORY_AUTH="keys", INVENTORY_KEY_PEPPER=PEPPER) as server:
-        done = tools.run(
-            tmp_path,
-            *("schemathesis", "--config-file", configuration, "run", f"{server.url}/openapi.json"),
-            *("--header", f"Authorization: Bearer {key}"),
-        )
+    done = tools.run(
+        tmp_path,
+        *("schemathesis", "--config-file", configuration, "run", f"{keyed_server.url}/openapi.json"),
+        *("--header", f"Authorization: Bearer {key}"),
+    )
     tools.assert_succeeded(done)
     assert_ledger_is_consistent(app)

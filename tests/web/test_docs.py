@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+    from tests.environments import Environments
     from tests.web.conftest import ServeWithKeys
 
 # Milliseconds of the page's own clock, which advances while the page is idle.
@@ -38,19 +39,19 @@ ERRORS = ["Unable to render", "Failed to load", "Fetch error", "errors-wrapper",
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The DOM of the page after its scripts have run. The documentation needs no database."""
+def rendered(environments: dict[str, Environments], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The DOM of the page after its scripts have run. It needs no database."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     folder = tmp_path_factory.mktemp("browser")
-    with Gunicorn(f"sqlite:///{folder / 'unused.db'}") as server:
+    with environments["sqlite"].one() as environment:
         command = [
             CHROMIUM,
             *OPTIONS,
             TIME_BUDGET,
             f"--user-data-dir={folder / 'profile'}",
             "--dump-dom",
-            f"{server.url}/docs",
+            f"{environment.server.url}/docs",
         ]
         dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return html.unescape(dumped.stdout)

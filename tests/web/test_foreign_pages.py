@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.clients import HttpClient
-from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.browser import Browser
+    from tests.environments import Environments
+    from tests.servers import Gunicorn
     from tests.web.conftest import ServeWithKeys
 
 FORMS = {
@@ -66,15 +65,14 @@ def ledger(server: Gunicorn) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
+def stocked(environments: dict[str, Environments]) -> Iterator[Gunicorn]:
     """The service with one product, whose stock was recorded by transaction 1."""
-    database = shutil.copy(sqlite_template, tmp_path_factory.mktemp("stocked"))
-    with Gunicorn(f"sqlite:///{database}") as server:
-        with HttpClient(server.url) as client:
+    with environments["sqlite"].one() as environment:
+        with HttpClient(environment.server.url) as client:
             client.post("/categories", {"name": "Bolts"})
             client.post("/products", {"sku": "BOLT-8", "name": "Bolt", "price": 1, "category_id": 1})
             client.post("/transactions", {"sku": "BOLT-8", "transaction_type": "purchase", "quantity": 5})
-        yield server
+        yield environment.server
 
 
 def text_after_leaving(browser: Browser, url: str) -> str:
