@@ -11,14 +11,17 @@ from inventory.caller import SCOPES
 from inventory.web import access
 from tests import builders, valid_requests
 from tests.auth.credentials import client_with, new_key
+from tests.conftest import ENGINES
 from tests.contract import OPERATIONS, Operation, assert_envelope, routes
 from tests.valid_requests import ValidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flask import Flask
     from flask.testing import FlaskClient
 
-    from tests.environments import Environment
+    from tests.environments import Environment, Environments
 
 # The required scopes, written down apart from the routes. Who also moves stock needs the scope for it, too.
 REQUIRED = {
@@ -67,9 +70,20 @@ EACH = pytest.mark.parametrize("operation", DOCUMENTED.values(), ids=str)
 @pytest.fixture
 def everything(keyed: Flask) -> str:
     """A key with all scopes, of the client that has written the rows."""
-    key = new_key(keyed)
-    valid_requests.fill(client_with(keyed, key))
+    return fill(keyed)
+
+
+def fill(app: Flask) -> str:
+    key = new_key(app)
+    valid_requests.fill(client_with(app, key))
     return key
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def shared(request: pytest.FixtureRequest, environments: dict[str, Environments]) -> Iterator[tuple[Flask, str]]:
+    """The service with rows, and the key of ``everything``, for all those tests that change nothing but keys."""
+    with environments[request.param].one() as environment:
+        yield environment.keyed, fill(environment.keyed)
 
 
 def request_of(operation: Operation, client: FlaskClient) -> ValidRequest:
@@ -102,7 +116,8 @@ def test_view_without_declaration_requires_the_strongest_scope(own_environment: 
 
 
 @EACH
-def test_without_a_key_only_public_routes_answer(operation: Operation, keyed: Flask, everything: str) -> None:
+def test_without_a_key_only_public_routes_answer(operation: Operation, shared: tuple[Flask, str]) -> None:
+    keyed, everything = shared
     request = request_of(operation, client_with(keyed, everything))
     with builders.nothing_changes(keyed, but="api_keys"):
         answer = request.send(keyed.test_client())
@@ -143,7 +158,8 @@ def test_all_scopes_but_the_required_ones_permit_nothing(operation: Operation, k
 
 
 @EACH
-def test_revoked_key_permits_as_much_as_none(operation: Operation, keyed: Flask, everything: str) -> None:
+def test_revoked_key_permits_as_much_as_none(operation: Operation, shared: tuple[Flask, str]) -> None:
+    keyed, everything = shared
     request = request_of(operation, client_with(keyed, everything))
     revoked = new_key(keyed, name="revoked")
     with keyed.app_context():
