@@ -65,12 +65,15 @@ def options(config: Mapping[str, Any]) -> dict[str, object]:
 def configure(engine: Engine, *, busy_timeout_ms: int, read_timeout_ms: int | None = None) -> None:
     """Configure an engine's connections and how its transactions begin, and note its statements.
 
-    The timeout of reads is for SQLite. PostgreSQL has one for all statements.
+    The timeout of reads is enforced for SQLite. PostgreSQL has one for all statements; it limits how long a connection
+    waits for the server.
     """
     note_statements(engine)
     if is_sqlite(engine.url):
         sqlite.configure(engine, busy_timeout_ms, read_timeout_ms)
     else:
+        if read_timeout_ms is not None:
+            postgresql.limit_waiting(engine, read_timeout_ms)
         postgresql.replace_dead_connections(engine)
         postgresql.replace_outdated_connections(engine)
 
@@ -190,6 +193,8 @@ def snapshot(engine: Engine, *, time_limit: bool = True) -> Iterator[Connection]
 def lift_time_limit(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        driver_connection: Any = connection.connection.driver_connection
+        driver_connection.limit = None
 
 
 def limit_time(connection: Connection, milliseconds: int = 1_000) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import select
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy import URL, Engine, ExceptionContext
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -24,6 +25,8 @@ IDLE_SINCE = "inventory_idle_since"
 ASSUMED_ALIVE_SECONDS = 1
 # feature_not_supported: "cached plan must not change result type". Nothing else here raises it.
 OUTDATED_PLAN = "0A000"
+# After the statement timeout, the server has this long to say so. A ping, and its answer, take milliseconds.
+OVERDUE_SECONDS, PING_SECONDS = 5.0, 5.0
 BEGIN = {"write": "BEGIN", "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
 
@@ -56,6 +59,45 @@ def options(url: URL, config: Mapping[str, Any]) -> dict[str, object]:
     return {"connect_args": connect_args, "isolation_level": "AUTOCOMMIT", "use_native_hstore": False}
 
 
+def limit_waiting(engine: Engine, statement_timeout_ms: int) -> None:
+    """Close a connection whose server does not answer, and raise OperationalError.
+
+    A server enforces its statement timeout as long as it runs. Threads would wait forever for one that is stopped, or
+    behind a network that drops packets. A statement timeout in the URL switches this off.
+    """
+    if any("statement_timeout" in options for options in engine.url.normalized_query.get("options", ())):
+        return
+    driver: Any = engine.dialect.loaded_dbapi
+
+    class Connection(driver.Connection):  # type: ignore[misc]
+        limit: float | None = statement_timeout_ms / 1000 + OVERDUE_SECONDS
+
+        def wait(self, *arguments: Any, **options: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return super().wait(*arguments, **options | {"timeout": self.limit})
+            except driver.OperationalError:
+                if self.limit is None or time.monotonic() - started < self.limit:
+                    raise
+                self.close()
+                raise driver.OperationalError("the server does not answer") from None
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        return Connection.connect(*arguments, **keywords)
+
+
+@contextmanager
+def waiting_at_most(connection: Any, seconds: float) -> Iterator[None]:
+    """Change the limit of a connection for the block."""
+    usual = getattr(connection, "limit", None)
+    connection.limit = seconds
+    try:
+        yield
+    finally:
+        connection.limit = usual
+
+
 def replace_dead_connections(engine: Engine) -> None:
     """Ping a connection before use if it was idle for a second, or if the server has sent something in the meantime.
 
@@ -74,7 +116,8 @@ def replace_dead_connections(engine: Engine) -> None:
         try:
             if is_recent and not has_input(connection):
                 return
-            engine.dialect.do_ping(connection)
+            with waiting_at_most(connection, PING_SECONDS):
+                engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error:
             # The pool then discards all older connections and opens a new one.
             raise InvalidatePoolError from None

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import event, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from inventory import create_app
 from inventory.database import sqlite
@@ -214,3 +215,15 @@ def test_reads_take_no_lock(app: Flask, impatient: Flask, client: FlaskClient) -
         assert db.session.scalars(select(Product.id)).all() == [bolt["id"]]
         assert db.session().in_transaction()
         assert impatient.test_client().post("/transactions", json=sale(bolt["id"])).status_code == 201
+
+
+@on_postgresql
+def test_server_that_does_not_answer_is_given_up(environment: Environment) -> None:
+    with environment.app.app_context(), db.engine.connect() as connection:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        driver_connection: Any = connection.connection.driver_connection
+        driver_connection.limit = 0.1
+        with pytest.raises(DBAPIError, match="the server does not answer") as caught:
+            connection.exec_driver_sql("SELECT pg_sleep(600)")
+        assert caught.value.connection_invalidated
+        assert driver_connection.closed
