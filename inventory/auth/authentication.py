@@ -41,16 +41,13 @@ class Validators(NamedTuple):
     tokens: Validator | None
 
 
-def presented() -> str | None:
-    """The key or token that the request presents, if any. Raises Unauthorized if it presents two."""
+def presented() -> list[str]:
+    """The keys and tokens that the request presents."""
     headers = flask.request.headers
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     # Another scheme is for a proxy, which forwards it.
     keys = [bearer] if scheme.lower() == "bearer" else []
-    keys += headers.getlist("X-API-Key")
-    if len(keys) > 1:
-        raise errors.Unauthorized("Send one API key or token, in one header only.")
-    return keys[0] if keys else None
+    return keys + headers.getlist("X-API-Key")
 
 
 def authenticate(validators: Validators, failures: Failures) -> None:
@@ -75,12 +72,16 @@ def identify(validators: Validators, failures: Failures) -> Caller:
     While an address sends invalid keys, only those are checked that were valid before: other clients can have the same
     address.
     """
-    key = presented()
-    if key is None:
+    keys = presented()
+    if not keys:
         return NOBODY
+    refusal = failures.refusal()
+    if len(keys) > 1:
+        failures.note()
+        raise refusal or errors.Unauthorized("Send one API key or token, in one header only.")
+    key = keys[0]
     # The text of a key has no dot, and a token has two.
     validator = validators.tokens if "." in key and validators.tokens else validators.keys
-    refusal = failures.refusal()
     if refusal is not None and not validator.knows(key):
         raise refusal
     try:

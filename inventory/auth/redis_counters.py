@@ -51,18 +51,19 @@ class RedisCounters:
         self.retry_at: float | None = None
 
     def add(self, name: str) -> Count:
-        counted = self.ask(lambda: self.count(keys=[f"inventory:{name}"], args=[WINDOW * 1_000]))
+        counted = self.ask(name)
         return self.own.add(name) if counted is None else Count(counted[0], counted[1] / 1_000)
 
     def state(self) -> str:
-        return "redis unreachable" if self.ask(self.redis.ping) is None else "redis"
+        """A PING is answered also by a Redis that is full or read-only, and does not count."""
+        return "redis unreachable" if self.ask("health") is None else "redis"
 
-    def ask(self, question: Callable[[], object]) -> Any:
-        """The answer of Redis. None if it does not answer, or did not a moment ago."""
+    def ask(self, name: str) -> Any:
+        """The answer of Redis when it has counted. None if it does not answer, or did not a moment ago."""
         if not self.may_ask():
             return None
         try:
-            answer = question()
+            answer = self.count(keys=[f"inventory:{name}"], args=[WINDOW * 1_000])
         except redis.RedisError as error:
             self.note_lost(error)
             return None
@@ -84,9 +85,9 @@ class RedisCounters:
         with self.lock:
             was_known, self.retry_at = self.retry_at is not None, self.now() + BACK_OFF
         if not was_known:
-            logger.warning("Redis does not answer (%s). Each worker limits rates by itself.", type(error).__name__)
+            logger.warning("Redis does not count (%s). Each worker limits rates by itself.", type(error).__name__)
 
     def note_found(self) -> None:
         with self.lock:
             self.retry_at = None
-        logger.warning("Redis answers again. Rates are limited for all workers together.")
+        logger.warning("Redis counts again. Rates are limited for all workers together.")

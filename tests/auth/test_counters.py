@@ -136,6 +136,18 @@ def test_key_of_another_type_is_counted_in_memory(running: RedisServer, clock: C
     assert [RedisCounters(running.url, clock.monotonic).add("list").number for _ in range(2)] == [1, 1]
 
 
+@needs_redis
+def test_full_redis_counts_in_memory_and_its_state_says_so(running: RedisServer, clock: Clock) -> None:
+    counters = RedisCounters(running.url, clock.monotonic)
+    running.client.config_set("maxmemory", 1)
+    assert [counters.add("a").number for _ in range(2)] == [1, 2]
+    clock.seconds += BACK_OFF
+    assert counters.state() == "redis unreachable"
+    running.client.config_set("maxmemory", 0)
+    clock.seconds += BACK_OFF
+    assert counters.state() == "redis"
+
+
 @pytest.mark.parametrize("kind", ["down", "slow"])
 def test_unreachable_redis_counts_in_memory_and_is_asked_rarely(
     kind: str, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -144,12 +156,12 @@ def test_unreachable_redis_counts_in_memory_and_is_asked_rarely(
         counters = RedisCounters(silent if kind == "slow" else closed_port(), clock.monotonic)
         with caplog.at_level(logging.WARNING):
             assert [counters.add("a").number for _ in range(100)] == list(range(1, 101))
-        with mock.patch.object(counters.redis, "ping", wraps=counters.redis.ping) as ping:
+        with mock.patch.object(counters, "count", wraps=counters.count) as count:
             assert [counters.state(), counters.state()] == ["redis unreachable"] * 2
-            assert ping.call_count == 0
+            assert count.call_count == 0
             clock.seconds += BACK_OFF
             assert [counters.state(), counters.state()] == ["redis unreachable"] * 2
-            assert ping.call_count == 1
+            assert count.call_count == 1
         assert len(caplog.records) == 1
 
 

@@ -219,6 +219,12 @@ def test_repeated_invalid_keys_are_refused_without_a_query(limited: Callable[...
     assert attempts(client, 1, environ_overrides=elsewhere)[0].status_code == 401
 
 
+def test_repeated_requests_with_two_keys_are_refused(limited: Callable[..., Flask]) -> None:
+    app = limited()
+    headers = bearer(UNKNOWN_KEY) | {"X-API-Key": UNKNOWN_KEY}
+    assert statuses(app.test_client(), "/categories", INVALID + 2, headers=headers) == [401] * INVALID + [429] * 2
+
+
 def test_known_keys_keep_working_from_an_address_with_invalid_ones(
     limited: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
