@@ -23,6 +23,9 @@ def content_security_policy(**sources: str) -> str:
 
 
 SECURITY_HEADERS = {
+    # A shared cache must not give a response to a client without a key. Authorization tells it so, but X-API-Key does
+    # not (RFC 9111 section 3.5). Browsers may keep it, and ask each time whether it has changed.
+    "Cache-Control": "private, no-cache",
     "Content-Security-Policy": content_security_policy(),
     # Not for CORS requests: their responses are protected by CORS alone.
     "Cross-Origin-Resource-Policy": "same-origin",
