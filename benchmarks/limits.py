@@ -141,7 +141,8 @@ def import_file(server: Server, body: str) -> None:
 
 
 def start_up(database: Database, say: Callable[[str], None]) -> dict[str, str]:
-    """Wall and CPU seconds of commands, the median of five."""
+    """Wall and CPU seconds of commands, the median of five. The source has been compiled before, as in the image."""
+    timed_run(STARTS["flask --app wsgi --help"], database)
     figures = {}
     for name, arguments in STARTS.items():
         times = [timed_run(arguments, database) for _ in range(5)]
@@ -152,10 +153,9 @@ def start_up(database: Database, say: Callable[[str], None]) -> dict[str, str]:
 
 
 def timed_run(arguments: tuple[str, ...], database: Database) -> tuple[float, float]:
+    environment = database.environment(PYTHONDONTWRITEBYTECODE="")
     start, before = time.perf_counter(), psutil.Process().cpu_times()
-    subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=database.environment(), check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     after = psutil.Process().cpu_times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return time.perf_counter() - start, cpu

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
-from flask_migrate import Migrate
 
-from inventory import config
+from inventory import cli, config
 from inventory.auth import authentication
 from inventory.categories.routes import blueprint as categories
-from inventory.cli import backup_commands, commands, key_commands
 from inventory.database import base
 from inventory.import_export.routes import blueprint as import_export
 from inventory.products.routes import blueprint as products
@@ -21,8 +18,6 @@ from inventory.web.openapi import info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 class Service(Flask):
@@ -40,7 +35,6 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
     app = Service(__name__, static_folder=None)
     app.config |= info.settings() | config.load(overrides)
     base.init_app(app)
-    Migrate(app, base.db, directory=str(MIGRATIONS))
     observability.init_app(app)
     handlers.init_app(app)
     admission.init_app(app)
@@ -51,7 +45,5 @@ def create_app(overrides: Mapping[str, object] | None = None) -> Flask:
         smorest.register_blueprint(blueprint)
     docs.init_app(app, smorest)
     exposition.init_app(app)
-    commands.init_app(app)
-    backup_commands.init_app(app)
-    key_commands.init_app(app)
+    cli.init_app(app)
     return app

@@ -42,6 +42,13 @@ def test_create_app_opens_no_database_connection() -> None:
             listener.accept()
 
 
+def test_service_starts_without_what_only_commands_need() -> None:
+    script = "import sys, wsgi; print(*sys.modules)"
+    environment = os.environ | {"INVENTORY_AUTH": "off", "DATABASE_URL": "sqlite://"}
+    output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, env=environment, text=True)
+    assert {"alembic", "flask_migrate", "inventory.cli.commands"} & set(output.split()) == set()
+
+
 def test_create_app_creates_no_database_file(tmp_path: Path) -> None:
     create_app({"DATABASE_URL": f"sqlite:///{tmp_path / 'inventory.db'}"})
     assert list(tmp_path.iterdir()) == []

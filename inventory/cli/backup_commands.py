@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 
 from inventory.cli import backups
@@ -56,10 +55,6 @@ def database_path() -> Path:
     return path.resolve()
 
 
-def known_revisions() -> tuple[str, ...]:
-    return revisions.known(current_app.extensions["migrate"].directory)
-
-
 @click.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
@@ -71,7 +66,7 @@ def backup(file: Path, force: bool, machine_readable: bool) -> None:
 
     FILE is created only after the copy is complete and its file and ledger are verified. Only its owner can read it.
     """
-    done = backups.back_up(database_path(), file, known_revisions(), overwrite=force)
+    done = backups.back_up(database_path(), file, revisions.known(), overwrite=force)
     report(asdict(done), machine_readable=machine_readable)
 
 
@@ -86,7 +81,7 @@ def restore(file: Path, machine_readable: bool) -> None:
     The database is replaced only after FILE and its ledger are verified. The old database is kept in the same directory
     as NAME.replaced-TIME, with its -wal.
     """
-    done = backups.restore(file, database_path(), known_revisions())
+    done = backups.restore(file, database_path(), revisions.known())
     report(asdict(done), machine_readable=machine_readable)
     if done.needs_upgrade:
         click.echo(

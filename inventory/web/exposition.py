@@ -51,7 +51,7 @@ class Measured:
 
     engine: Engine
     version: str
-    migrations: str
+    revision: str
     limiter_state: Callable[[], str]
 
     def collect(self) -> Iterator[Metric]:
@@ -60,8 +60,7 @@ class Measured:
             "Always 1: release, its latest migration, and the database engine.",
             labels=["version", "revision", "engine"],
         )
-        revision = revisions.known(self.migrations)[0]
-        build.add_metric([self.version, revision, self.engine.dialect.name], 1)
+        build.add_metric([self.version, self.revision, self.engine.dialect.name], 1)
         yield build
         limiter = GaugeMetricFamily(
             "inventory_limiter_state",
@@ -111,7 +110,7 @@ def init_app(app: Flask) -> None:
     measured = Measured(
         engine_of(app),
         app.config["API_VERSION"],
-        app.extensions["migrate"].directory,
+        revisions.latest(),
         app.extensions[LIMITER],
     )
     view = requires(Access("admin"))(partial(expose, measured))

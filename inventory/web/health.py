@@ -60,7 +60,7 @@ def get_health() -> object:
     with the reason. Only keys with the scope `read` get more than `status`. Redis is not needed for readiness: without
     it, `limiter` is `redis unreachable`, and each worker limits rates by itself.
     """
-    head = revisions.known(current_app.extensions["migrate"].directory)[0]
+    head = revisions.latest()
     with db.engine.connect() as connection:
         revision = revisions.current(connection)
         may_see_details = "read" in caller().scopes

@@ -11,15 +11,19 @@ from sqlalchemy import Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from inventory import MIGRATIONS, create_app
+from inventory import create_app
+from inventory.database import revisions
 from inventory.database.base import Base, db
 from inventory.database.engines import WRITE
+from inventory.database.revisions import MIGRATIONS
+from inventory.errors import ConfigError
 from tests.builders import assert_ledger_is_consistent, body, error_of, listed, nothing_changes, product, transaction
 from tests.conftest import on_postgresql
 from tests.pollers import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from flask import Flask
 
@@ -222,6 +226,21 @@ def test_every_foreign_key_has_an_index() -> None:
     }
     keys = {(key.parent.table.name, key.parent.name) for table in tables for key in table.foreign_keys}
     assert keys <= first_columns
+
+
+def test_revisions_of_the_release_are_those_of_alembic() -> None:
+    assert revisions.known() == tuple(REVISIONS[::-1])
+
+
+def test_release_without_migrations_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revisions, "MIGRATIONS", tmp_path)
+    revisions.known.cache_clear()
+    with pytest.raises(ConfigError, match="no migrations"):
+        create_app({"DATABASE_URL": "sqlite://"})
+
+
+def test_application_has_the_commands_of_flask_migrate(app: Flask) -> None:
+    assert app.test_cli_runner().invoke(args=["db", "current"]).exit_code == 0
 
 
 def test_health_reports_the_database_revision(fresh: Flask) -> None:
