@@ -2,8 +2,10 @@ FROM python:3.12-slim
 
 WORKDIR /app
 
-COPY requirements.lock .
-RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --require-hashes -r requirements.lock
+# requirements-otel.lock also has the packages for traces.
+ARG LOCK=requirements.lock
+COPY ${LOCK} .
+RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --require-hashes -r ${LOCK}
 
 COPY pyproject.toml gunicorn.conf.py wsgi.py ./
 COPY migrations migrations

@@ -115,7 +115,7 @@ sbom: $(VENV)/.runtime tools ## List the dependencies (CycloneDX) and their lice
 
 .PHONY: audit
 audit: tools ## Compare the dependencies with the advisories of the Python Package Index
-	$(TOOLS)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
+	$(TOOLS)/bin/pip-audit --requirement requirements-otel.lock --require-hashes --disable-pip --strict
 
 .PHONY: mutation
 mutation: $(VENV)/.development ## Run mutation tests on the code of the ledger
@@ -139,7 +139,8 @@ types: $(VENV)/.development ## Check types with mypy in strict mode
 .PHONY: lock
 lock: ## Update the lock files (requires uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade -c requirements.lock --extra otel pyproject.toml -o requirements-otel.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade -c requirements-otel.lock --extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --group tools -o requirements-tools.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade -c requirements.lock -c requirements-dev.lock pyproject.toml --group bench -o requirements-bench.lock
 

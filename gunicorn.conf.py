@@ -152,3 +152,8 @@ def on_exit(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     import_module("inventory.server.worker").start(worker.wsgi)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    if worker.booted:
+        import_module("inventory.server.worker").stop(worker.wsgi)

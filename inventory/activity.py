@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CHANGED = re.compile(r"\b(INSERT INTO|UPDATE|DELETE FROM) ([a-z_]+)")
 READ = re.compile(r"\b(?:FROM|JOIN) ([a-z_]+)")
 FIRST_WORDS = re.compile(r"\s*([A-Za-z_]+(?: [A-Za-z_]+)?)")
+MAX_TIMELINE = 200
 
 
 class Moved(NamedTuple):
@@ -30,6 +31,14 @@ class Moved(NamedTuple):
     movements: int
     units: int  # without sign
     row: Mapping[str, object]
+
+
+class Executed(NamedTuple):
+    """A statement by name, the ``perf_counter`` at which it began, and its seconds."""
+
+    name: str
+    started: float
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -42,6 +51,8 @@ class Activity:
     rows: int = 0
     # The number and the seconds of the statements, by name.
     by_name: dict[str, tuple[int, float]] = field(default_factory=dict)
+    # The first of them in order, if the request is traced.
+    timeline: list[Executed] | None = None
     # Those of the transaction that has begun, and those that are committed.
     pending: list[Moved] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
@@ -65,6 +76,8 @@ def note_statement(text: str, started: float, rows: int = 0) -> None:
     activity.statements += 1
     activity.seconds += seconds
     activity.rows += rows
+    if activity.timeline is not None and len(activity.timeline) < MAX_TIMELINE:
+        activity.timeline.append(Executed(name, started, seconds))
 
 
 def note_rows(rows: int, seconds: float = 0.0) -> None:

@@ -36,6 +36,8 @@ MEBIBYTE = 1024 * 1024
 SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER", "REDIS_URL")
 # Not applied without API keys, unless they are set.
 RATES = ("INVENTORY_LIMIT_READS", "INVENTORY_LIMIT_WRITES", "INVENTORY_LIMIT_INVALID_KEYS")
+TRACES = "OTEL_TRACES_EXPORTER"
+OTLP = ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_")
 
 
 class Settings(TextSchema):
@@ -114,6 +116,9 @@ class Settings(TextSchema):
         ["json", "text"],
         load_default=None,
         metadata={"description": "form of the log"},
+    )
+    OTEL_TRACES_EXPORTER = Choice(
+        ["otlp", "none"], load_default=None, metadata={"description": "where traces are sent"}
     )
     INVENTORY_SLOW_REQUEST_MS = Integer(
         load_default=1_000,
@@ -234,6 +239,23 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
+def traces_exporter(chosen: str | None, environ: Mapping[str, str]) -> str:
+    """The setting, or else whether OpenTelemetry's own variables name an endpoint.
+
+    Raises ValidationError if they name a protocol that the exporter does not support.
+    """
+    set_in = {name: value for name, value in environ.items() if value}
+    if set_in.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return "none"
+    if chosen is None:
+        chosen = "otlp" if any(f"{prefix}ENDPOINT" in set_in for prefix in OTLP) else "none"
+    # That of traces takes precedence.
+    protocol = next((name for prefix in OTLP if (name := f"{prefix}PROTOCOL") in set_in), None)
+    if chosen == "otlp" and protocol is not None and set_in[protocol] != "http/protobuf":
+        raise ValidationError({protocol: ["Must be http/protobuf."]})
+    return chosen
+
+
 def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> dict[str, object]:
     """Load and validate the settings.
 
@@ -244,6 +266,8 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
     declared = Settings._declared_fields  # noqa: SLF001
     accepted = {*declared, *(f"{name}_FILE" for name in SECRETS)}
     given = {key: value for key, value in environ.items() if key in accepted or key.startswith(PREFIX)}
+    if not given.get(TRACES):  # OpenTelemetry's variables are unset if they are empty
+        given.pop(TRACES, None)
     overriding, others = {}, {}
     for key, value in (overrides or {}).items():
         if key in accepted or key.startswith(PREFIX):
@@ -254,6 +278,7 @@ def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, st
         settings: dict[str, Any] = Settings().load(with_files(given) | with_files(overriding))
         if settings["INVENTORY_AUTH"] == OFF:
             settings |= dict.fromkeys(set(RATES) - given.keys() - overriding.keys())
+        settings[TRACES] = traces_exporter(settings[TRACES], environ)
         if settings["INVENTORY_MAX_TRANSFERS"] is None:
             settings["INVENTORY_MAX_TRANSFERS"] = max(1, settings["INVENTORY_THREADS"] - 1)
     except ValidationError as error:

@@ -34,6 +34,7 @@ DEFAULTS_IN_WORDS = {
     "INVENTORY_WORKERS": "one per processor",
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",
+    "OTEL_TRACES_EXPORTER": "`otlp` if an endpoint is set, otherwise `none`",
     "INVENTORY_LOG_FORMAT": "`text` on a terminal, otherwise `json`",
     "INVENTORY_CORS_ORIGINS": "none",
     "INVENTORY_TEMP_DIR": "the system's",

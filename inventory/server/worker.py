@@ -1,4 +1,4 @@
-"""Initialization of a gunicorn worker after it has loaded the application."""
+"""The beginning of a gunicorn worker, after it has loaded the application, and its end."""
 
 from __future__ import annotations
 
@@ -48,3 +48,11 @@ def start(application: Flask) -> None:
     # gunicorn has no setting for it and would answer with an HTML page.
     util.write_error = write_envelope
     logging.getLogger("gunicorn.error").addFilter(without_requests)
+    if tracing := application.extensions["tracing"]:
+        tracing.start()
+
+
+def stop(application: Flask) -> None:
+    """Called when the worker has completed its last request."""
+    if tracing := application.extensions["tracing"]:
+        tracing.stop()

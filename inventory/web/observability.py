@@ -10,8 +10,9 @@ import re
 import secrets
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import flask
 
@@ -19,36 +20,30 @@ from inventory import activity, logs
 from inventory.activity import Activity
 from inventory.caller import caller
 from inventory.database.base import engine_of
-from inventory.errors import DatabaseBusy, TransferEncodingNotImplemented, Unauthorized
+from inventory.errors import ConfigError, DatabaseBusy, TransferEncodingNotImplemented, Unauthorized
 from inventory.web import metrics
+from inventory.web.trace_context import trace_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from flask import Flask, Request, Response
+    from opentelemetry.trace import Span
     from sqlalchemy import Engine
 
     from inventory.activity import Moved
     from inventory.errors import ServiceError
+    from inventory.web.trace_context import Trace
+    from inventory.web.tracing import Tracing
 
 HEADER = "X-Request-ID"
 # A longer id, or one with other characters, is replaced.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags. Versions after 00 may
-# have more fields.
-TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REFUSALS_ABOVE_500 = {TransferEncodingNotImplemented.status}
 MAX_SHOWN_STATEMENTS = 20
 
 logger = logging.getLogger(__name__)
-
-
-class Trace(NamedTuple):
-    """The trace that a request belongs to, and the operation of the caller in it."""
-
-    trace_id: str
-    parent_id: str
 
 
 @dataclass(slots=True)
@@ -60,6 +55,9 @@ class RequestRecord(Activity):
 
     engine: Engine | None = None
     trace: Trace | None = None
+    # None if traces are off.
+    tracing: Tracing | None = None
+    span: Span | None = None
     started: float = 0.0
     slow_after: float = 0.0
     method: str = ""
@@ -91,26 +89,22 @@ def request_id_in(header: str | None) -> str:
     return header if header is not None and REQUEST_ID.fullmatch(header) else new_id()
 
 
-def trace_in(header: str | None) -> Trace | None:
-    match = TRACEPARENT.fullmatch(header) if header is not None else None
-    if match is None or (match[1] == "00" and match[4]):
-        return None
-    return Trace(match[2], match[3])
-
-
-def begin(engine: Engine, slow_after: float) -> None:
+def begin(engine: Engine, slow_after: float, tracing: Tracing | None) -> None:
     """Begin the record of a request, before anything else of it is done."""
     request: Request = flask.request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - faster
     record = RequestRecord(
         request_id_in(request.environ.get("HTTP_X_REQUEST_ID")),
         engine=engine,
         trace=trace_in(request.environ.get("HTTP_TRACEPARENT")),
+        tracing=tracing,
         started=perf_counter(),
         slow_after=slow_after,
         method=request.method if request.method in METHODS else "other",
         route=request.url_rule.rule if request.url_rule else None,
     )
     activity.current.set(record)
+    if tracing is not None:
+        tracing.begin(record)
 
 
 def current_record() -> RequestRecord:
@@ -161,6 +155,8 @@ def finish(record: RequestRecord) -> None:
     """Called once for each request, at its end."""
     record.duration = perf_counter() - record.started
     metrics.observe(record)
+    if record.tracing is not None:
+        record.tracing.end(record)
     log(record)
     # The thread keeps the record until its next request, and the tracebacks refer to the body and to connections.
     record.error = record.exception = None
@@ -211,7 +207,7 @@ def slug_of(record: RequestRecord) -> str | None:
 
 
 def whose(record: RequestRecord) -> dict[str, object]:
-    trace_id, parent_id = record.trace or (None, None)
+    trace_id, parent_id, _flags = record.trace or (None, None, None)
     ids = {"request_id": record.id, "trace_id": trace_id, "parent_id": parent_id}
     return {"key_name": record.key_name, **ids}
 
@@ -269,7 +265,23 @@ def context() -> dict[str, object]:
     return {} if found is None else {"request_id": found.id}
 
 
+def new_tracing(app: Flask) -> Tracing | None:
+    """None if traces are off. Then OpenTelemetry is not loaded. Raises ConfigError if it is not installed."""
+    if app.config["OTEL_TRACES_EXPORTER"] != "otlp":
+        return None
+    try:
+        loaded = import_module("inventory.web.tracing")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"inventory: cannot start: the OTEL_… variables switch traces on, but {error.name} is not installed. "
+            "Run: pip install --require-hashes -r requirements-otel.lock"
+        ) from None
+    tracing: Tracing = loaded.Tracing(app.config["API_VERSION"], engine_of(app).dialect.name)
+    return tracing
+
+
 def init_app(app: Flask) -> None:
     """Call it first: what comes first before a request comes last after it."""
-    app.before_request(partial(begin, engine_of(app), app.config["INVENTORY_SLOW_REQUEST_MS"] / 1000))
+    tracing = app.extensions["tracing"] = new_tracing(app)
+    app.before_request(partial(begin, engine_of(app), app.config["INVENTORY_SLOW_REQUEST_MS"] / 1000, tracing))
     app.after_request(complete)

@@ -15,6 +15,7 @@ from tests.auth.credentials import new_key
 from tests.builders import product, transaction
 from tests.logged import logged
 from tests.servers import free_port
+from tests.web.secret_values import send_everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -292,36 +293,7 @@ def test_request_that_meets_a_dead_database_is_one_line_and_limited(dead: Flask,
 
 
 def test_secrets_are_in_no_line(own_environment: Environment, log: Log) -> None:
-    app = own_environment.app
-    client = app.test_client()
-
-    @app.post("/broken")
-    def broken() -> NoReturn:
-        raise ValueError(f"invalid value: {SECRET!r}")
-
-    @app.post("/broken-statement")
-    def broken_statement() -> str:
-        db.session.execute(text("INSERT INTO categories (id, name) VALUES (1, :name)"), {"name": SECRET})
-        return "not reached"
-
-    @app.post("/broken-cast")
-    def broken_cast() -> str:
-        db.session.execute(text("SELECT CAST(:value AS INTEGER), nothing(:value)"), {"value": SECRET})
-        return "not reached"
-
-    headers = dict.fromkeys(("Authorization", "X-API-Key", "Cookie", "User-Agent", "Referer", "If-Match"), SECRET)
-    headers |= {"Idempotency-Key": SECRET, "X-Request-ID": f"{SECRET}?", "traceparent": SECRET}
-    named = dict.fromkeys(("sku", "name", "description", "location", "notes", "reference", "reason", SECRET), SECRET)
-    query = {SECRET: SECRET, "key": SECRET}
-    paths = ["/products", f"/products/by-sku/{SECRET}", f"/{SECRET}", "/transactions", "/import/products", "/broken"]
-    paths += ["/broken-statement", "/broken-cast", "/export/products", f"/docs/{SECRET}"]
-    statuses = set()
-    for path in paths:
-        for method in ("GET", "POST", "PATCH", SECRET):
-            response = client.open(path, method=method, headers=headers, json=named, query_string=query)
-            statuses.add(response.status_code)
-        statuses.add(client.post(path, json=named).status_code)
-        statuses.add(client.post(path, data=f"sku,{SECRET}\n{SECRET},1\n", content_type="text/csv").status_code)
+    statuses = send_everywhere(own_environment.app, SECRET)
     assert statuses >= {404, 405, 422, 500}
     assert len(log.lines("request")) > 30
     assert SECRET not in log.text
