@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,8 +34,9 @@ def check_start() -> dict[str, Any]:
     if running.handlers and check.stderr:
         running.warning(check.stderr.decode(errors="replace").strip())
     else:
-        sys.stderr.buffer.write(check.stderr)
-        sys.stderr.buffer.flush()
+        with suppress(OSError):  # a full disk
+            sys.stderr.buffer.write(check.stderr)
+            sys.stderr.buffer.flush()
     if check.returncode != 0:
         sys.exit(2)
     settings: dict[str, Any] = json.loads(check.stdout)

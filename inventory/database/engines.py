@@ -191,6 +191,7 @@ def snapshot(engine: Engine, *, time_limit: bool = True) -> Iterator[Connection]
 
 
 def lift_time_limit(connection: Connection) -> None:
+    """For commands, whose process ends: the limit of waiting for the server stays lifted for this connection."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         driver_connection: Any = connection.connection.driver_connection

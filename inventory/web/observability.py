@@ -20,7 +20,7 @@ from inventory import activity, logs
 from inventory.activity import Activity
 from inventory.caller import caller
 from inventory.database.base import engine_of
-from inventory.errors import ConfigError, DatabaseBusy, TransferEncodingNotImplemented, Unauthorized
+from inventory.errors import ConfigError, DatabaseBusy, RateLimited, TransferEncodingNotImplemented, Unauthorized
 from inventory.web import metrics
 from inventory.web.trace_context import trace_in
 
@@ -166,13 +166,13 @@ def log(record: RequestRecord) -> None:
     if logger.isEnabledFor(logging.INFO):
         for moved in record.moved:
             write(logging.INFO, "movement" if "id" in moved.row else "import", moved_parts(moved, record))
+    kind = kind_of(record)
     if record.error is not None and not record.has_failed:
-        is_key = isinstance(record.error, Unauthorized)
-        level, kind = (logging.WARNING, "refused keys") if is_key else (logging.INFO, None)
-        write(level, "refusal", refusal_parts(record), kind)
+        level = logging.WARNING if isinstance(record.error, Unauthorized) else logging.INFO
+        write(level, "refusal", refusal_parts(record), kind and f"refusal: {kind}")
     level = level_of(record)
     if logger.isEnabledFor(level):
-        write(level, "request", request_parts(record), kind_of(record), record.exception)
+        write(level, "request", request_parts(record), kind, record.exception)
 
 
 def write(
@@ -194,10 +194,10 @@ def level_of(record: RequestRecord) -> int:
 
 def kind_of(record: RequestRecord) -> str | None:
     """Requests of which only some are logged: anybody can send them, or all fail for one reason."""
-    if isinstance(record.error, Unauthorized):
-        return "requests with refused keys"
+    if isinstance(record.error, Unauthorized | RateLimited):
+        return record.error.slug
     if not record.has_failed:
-        return None
+        return "unknown URL" if record.route is None else None
     slug = slug_of(record) or "broken response"
     return f"{slug}: {type(record.exception).__name__}, {record.route}" if record.exception else slug
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inventory.web.observability import REQUEST_ID
+from tests.clients import HttpClient
 from tests.servers import Gunicorn, checkout
 
 if TYPE_CHECKING:
@@ -105,3 +106,11 @@ def test_new_form_is_loaded_after_a_reload(
             return "renamed_ms" in server.output()
 
         eventually(is_new)
+
+
+def test_service_starts_and_answers_with_a_full_log(database_url: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        server = Gunicorn(database_url)
+        server.log.file = full
+        with server, HttpClient(server.url) as client:
+            assert [client.get(path).status for path in ("/products", "/nowhere")] == [200, 404]

@@ -272,7 +272,28 @@ def test_refused_keys_are_warnings_with_the_reason_and_limited(keyed: Flask, log
     assert {line["address"] for line in refusals} == {"127.0.0.1"}
     log.now = 60.0
     client.get("/health/live")
-    assert log.lines("request")[-1]["dropped"] == {"refused keys": 45, "requests with refused keys": 45}
+    assert log.lines("request")[-1]["dropped"] == {"refusal: unauthorized": 45, "unauthorized": 45}
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "kind"),
+    [({}, "/nowhere", "unknown URL"), ({"INVENTORY_LIMIT_READS": 1}, "/products", "rate_limited")],
+)
+def test_refusals_that_anyone_can_cause_are_limited(
+    environment: Environment, log: Log, settings: dict[str, object], path: str, kind: str
+) -> None:
+    app = create_app({"DATABASE_URL": environment.url, **settings})
+    client = app.test_client()
+    client.get("/products")
+    before = len(log.lines("request"))
+    for _ in range(50):
+        client.get(path)
+    assert len(log.lines("refusal")) == len(log.lines("request")) - before == 5
+    log.now = 60.0
+    client.get("/health/live")
+    assert log.lines("request")[-1]["dropped"] == {f"refusal: {kind}": 45, kind: 45}
+    with app.app_context():
+        db.engine.dispose()
 
 
 def test_request_that_meets_a_dead_database_is_one_line_and_limited(dead: Flask, log: Log) -> None:
