@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from benchmarks.workloads import Workload
 
 KEYS = {"INVENTORY_AUTH": "keys", "INVENTORY_KEY_PEPPER": "a pepper for benchmarks"}
-QUIET = {"INVENTORY_LOG_LEVEL": "warning"}
 VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "bare": {"INVENTORY_AUTH": "off", **QUIET},
-    "keys": {**KEYS, **QUIET},  # with rate limits, counted in memory
-    "logged": {"INVENTORY_AUTH": "off"},
+    "bare": {},
+    "keys": KEYS,  # with rate limits, counted in memory
+    "logged": {"INVENTORY_LOG_LEVEL": "info"},
 }
 COMPARED = {"keys": "bare", "logged": "bare"}
 CHOSEN = ("detail", "purchase")

@@ -97,7 +97,12 @@ def running(name: str, database: Database, **settings: str) -> Iterator[Server]:
     """A server in a process group of its own, ready to answer, stopped at the end of the block."""
     port = free_port()
     command = [*PYTHON, *(part.format(port=port) for part in COMMANDS[name])]
-    defaults = {"INVENTORY_WORKERS": str(WORKERS), "INVENTORY_THREADS": str(THREADS)}
+    # The rivals log no requests. overhead.py measures what the log costs.
+    defaults = {
+        "INVENTORY_WORKERS": str(WORKERS),
+        "INVENTORY_THREADS": str(THREADS),
+        "INVENTORY_LOG_LEVEL": "warning",
+    }
     environment = database.environment(**(defaults | settings))
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         process = subprocess.Popen(
