@@ -157,5 +157,6 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
+    # gunicorn also calls this for a worker that did not boot, and in the master for one that is gone.
     if worker.booted:
         import_module("inventory.server.worker").stop(worker.wsgi)

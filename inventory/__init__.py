@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Service(Flask):
-    """The application. Its views are synchronous, so that Flask need not examine each function at each call."""
+    """The application. Its views are synchronous, so Flask need not examine each function at each call."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func

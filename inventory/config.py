@@ -37,7 +37,7 @@ SECRETS = ("DATABASE_URL", "INVENTORY_KEY_PEPPER", "REDIS_URL")
 # Not applied without API keys, unless they are set.
 RATES = ("INVENTORY_LIMIT_READS", "INVENTORY_LIMIT_WRITES", "INVENTORY_LIMIT_INVALID_KEYS")
 TRACES = "OTEL_TRACES_EXPORTER"
-OTLP = ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_")
+OTLP_PREFIXES = ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_")
 
 
 class Settings(TextSchema):
@@ -240,17 +240,17 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def traces_exporter(chosen: str | None, environ: Mapping[str, str]) -> str:
-    """The setting, or else whether OpenTelemetry's own variables name an endpoint.
+    """Return ``otlp`` or ``none``: the setting, otherwise ``otlp`` if OpenTelemetry's variables name an endpoint.
 
-    Raises ValidationError if they name a protocol that the exporter does not support.
+    ``OTEL_SDK_DISABLED=true`` takes precedence. Raises ValidationError for an unsupported protocol.
     """
     set_in = {name: value for name, value in environ.items() if value}
     if set_in.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return "none"
     if chosen is None:
-        chosen = "otlp" if any(f"{prefix}ENDPOINT" in set_in for prefix in OTLP) else "none"
-    # That of traces takes precedence.
-    protocol = next((name for prefix in OTLP if (name := f"{prefix}PROTOCOL") in set_in), None)
+        chosen = "otlp" if any(f"{prefix}ENDPOINT" in set_in for prefix in OTLP_PREFIXES) else "none"
+    # The variable for traces overrides the general one.
+    protocol = next((name for prefix in OTLP_PREFIXES if (name := f"{prefix}PROTOCOL") in set_in), None)
     if chosen == "otlp" and protocol is not None and set_in[protocol] != "http/protobuf":
         raise ValidationError({protocol: ["Must be http/protobuf."]})
     return chosen

@@ -1,4 +1,4 @@
-"""Types of settings that no request has: URLs, host names, origins, rates. ``config.py`` uses them."""
+"""Field types and checks that only settings have: URLs, host names, origins, rates."""
 
 from __future__ import annotations
 

@@ -50,6 +50,10 @@ class BadRequest(ServiceError):
     default_message = "The request is malformed."
 
 
+class ForeignHost(BadRequest):
+    default_message = "The Host header is missing or invalid."
+
+
 class MalformedJson(ServiceError):
     status = 400
     slug = "malformed_json"

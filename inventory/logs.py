@@ -1,7 +1,7 @@
 """The form of the lines that the service logs: JSON, or readable text on a terminal.
 
 gunicorn.conf.py loads this file by its path, because the master process must not import the package. So it imports
-nothing of the package.
+only the standard library. ``json`` with ``ensure_ascii`` also escapes the line breaks of Unicode, and lone surrogates.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from functools import lru_cache
 from threading import Lock
 from typing import TextIO
 
-import orjson
-
 # From the first to the last quotation mark, so that a quotation mark in a quoted value reveals nothing.
 QUOTED = re.compile(r"""["'`].*["'`]""", re.DOTALL)
 # In text, a value that is not of these characters is quoted.
@@ -34,20 +32,11 @@ Fields = Mapping[str, object]
 # Returns what each line of the current request has in common.
 Context = Callable[[], Fields]
 
-encode_escaped = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
+encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 def no_context() -> Fields:
     return {}
-
-
-def encode(value: object) -> str:
-    """JSON in ASCII. The line breaks of Unicode, which would begin a line for some readers, are escaped."""
-    try:
-        line = orjson.dumps(value, default=str)
-    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
-        return encode_escaped(value)
-    return line.decode() if line.isascii() else encode_escaped(value)
 
 
 def harmless(text: str) -> str:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 os.environ["INVENTORY_AUTH"] = "off"
 # Tests of access send many invalid keys from one address. Tests of this limit set it.
 os.environ["INVENTORY_LIMIT_INVALID_KEYS"] = "off"
+# Tests of traces switch them on.
+for name in [name for name in os.environ if name.startswith("OTEL_")]:
+    del os.environ[name]
 
 # An example may take any time. With CI set, Hypothesis uses the same examples in every run.
 settings.register_profile("patient", settings(), deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import redis
 
 from tests.servers import free_port
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVER = shutil.which("redis-server")
+needs_redis = pytest.mark.skipif(
+    SERVER is None and not os.environ.get("TEST_REQUIRE_TOOLS"), reason="redis-server is not installed"
+)
 
 
 class RedisServer:

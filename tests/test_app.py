@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
+from click import Context
 
 from inventory import create_app
 from inventory.database.base import db
@@ -46,7 +47,16 @@ def test_service_starts_without_what_only_commands_need() -> None:
     script = "import sys, wsgi; print(*sys.modules)"
     environment = os.environ | {"INVENTORY_AUTH": "off", "DATABASE_URL": "sqlite://"}
     output = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, env=environment, text=True)
-    assert {"alembic", "flask_migrate", "inventory.cli.commands"} & set(output.split()) == set()
+    assert {"alembic", "flask_migrate", "inventory.cli.commands", "opentelemetry"} & set(output.split()) == set()
+
+
+def test_commands_are_listed_and_found_when_they_are_looked_up() -> None:
+    commands = create_app({"DATABASE_URL": "sqlite://"}).cli
+    context = Context(commands)
+    listed = commands.list_commands(context)
+    assert {"backup", "db", "export", "import", "keys", "restore", "seed", "verify"} <= set(listed)
+    assert all(commands.get_command(context, name) for name in listed)
+    assert commands.get_command(context, "nosuch") is None
 
 
 def test_create_app_creates_no_database_file(tmp_path: Path) -> None:

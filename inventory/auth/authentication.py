@@ -42,7 +42,7 @@ class Validators(NamedTuple):
 
 
 def presented() -> list[str]:
-    """The keys and tokens that the request presents."""
+    """The keys and tokens in the headers of the request."""
     headers = flask.request.headers
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     # Another scheme is for a proxy, which forwards it.
@@ -78,6 +78,7 @@ def identify(validators: Validators, failures: Failures) -> Caller:
     refusal = failures.refusal()
     if len(keys) > 1:
         failures.note()
+        note_refused_key("more than one key in the request")
         raise refusal or errors.Unauthorized("Send one API key or token, in one header only.")
     key = keys[0]
     # The text of a key has no dot, and a token has two.

@@ -51,14 +51,14 @@ class RedisCounters:
         self.retry_at: float | None = None
 
     def add(self, name: str) -> Count:
-        counted = self.ask(name)
+        counted = self.count_in_redis(name)
         return self.own.add(name) if counted is None else Count(counted[0], counted[1] / 1_000)
 
     def state(self) -> str:
-        """A PING is answered also by a Redis that is full or read-only, and does not count."""
-        return "redis unreachable" if self.ask("health") is None else "redis"
+        """``redis``, or ``redis unreachable`` if it does not count. PING also succeeds if it is full or read-only."""
+        return "redis unreachable" if self.count_in_redis("health") is None else "redis"
 
-    def ask(self, name: str) -> Any:
+    def count_in_redis(self, name: str) -> Any:
         """The answer of Redis when it has counted. None if it does not answer, or did not a moment ago."""
         if not self.may_ask():
             return None

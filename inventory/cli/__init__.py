@@ -1,4 +1,7 @@
-"""The command line. It is imported when a command is looked up: workers need neither it nor Alembic."""
+"""The command line.
+
+Its modules, Flask-Migrate and Alembic are imported when a command is looked up, because workers need none of them.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,10 @@ class Commands(AppGroup):
 
     def load(self) -> None:
         if not self.is_loaded:
-            self.is_loaded = True
             load_migrate(self.app)
             for module in MODULES:
                 import_module(f"{__name__}.{module}").init_app(self.app)
+            self.is_loaded = True
 
 
 def load_migrate(app: Flask) -> Any:
@@ -49,6 +52,7 @@ def load_migrate(app: Flask) -> Any:
 
 
 def init_app(app: Flask) -> None:
+    """Replace the commands of the application."""
     app.cli = Commands(app)
     # For the functions and the environment of Flask-Migrate, which look it up here.
     app.extensions["migrate"] = LocalProxy(lambda: load_migrate(app))

@@ -63,14 +63,14 @@ def limit_waiting(engine: Engine, statement_timeout_ms: int) -> None:
     """Close a connection whose server does not answer, and raise OperationalError.
 
     A server enforces its statement timeout as long as it runs. Threads would wait forever for one that is stopped, or
-    behind a network that drops packets. A statement timeout in the URL switches this off.
+    behind a network that drops packets. With a statement timeout of its own in the URL, only pings have a limit.
     """
-    if any("statement_timeout" in options for options in engine.url.normalized_query.get("options", ())):
-        return
+    has_own_timeout = any("statement_timeout" in given for given in engine.url.normalized_query.get("options", ()))
+    usual_limit = None if has_own_timeout else statement_timeout_ms / 1000 + OVERDUE_SECONDS
     driver: Any = engine.dialect.loaded_dbapi
 
     class Connection(driver.Connection):  # type: ignore[misc]
-        limit: float | None = statement_timeout_ms / 1000 + OVERDUE_SECONDS
+        limit = usual_limit
 
         def wait(self, *arguments: Any, **options: Any) -> Any:
             started = time.monotonic()
@@ -90,8 +90,7 @@ def limit_waiting(engine: Engine, statement_timeout_ms: int) -> None:
 @contextmanager
 def waiting_at_most(connection: Any, seconds: float) -> Iterator[None]:
     """Change the limit of a connection for the block."""
-    usual = getattr(connection, "limit", None)
-    connection.limit = seconds
+    usual, connection.limit = connection.limit, seconds
     try:
         yield
     finally:

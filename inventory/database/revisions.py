@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 MIGRATIONS = Path(__file__).parent.parent.parent / "migrations"
-VERSION_TABLE = "alembic_version"
 
 
 @cache
@@ -36,8 +35,8 @@ def latest() -> str:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of a database. None if it has no tables of this service."""
-    if not inspect(connection).has_table(VERSION_TABLE):
+    """The revision of a database. None before the first migration."""
+    if not inspect(connection).has_table("alembic_version"):
         return None
-    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return revision

@@ -1,4 +1,4 @@
-"""The beginning of a gunicorn worker, after it has loaded the application, and its end."""
+"""Start and stop of a gunicorn worker: after it has loaded the application, and after its last request."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def refuse_foreign_host() -> None:
         return
     match = HOST.fullmatch(host or "")
     if not match:
-        raise errors.BadRequest("The Host header is missing or invalid.")
+        raise errors.ForeignHost
     if listed and not is_listed(match[1].lower(), (*listed, *LOOPBACK)):
-        raise errors.BadRequest("This Host is not allowed. The operator can add it to INVENTORY_TRUSTED_HOSTS.")
+        raise errors.ForeignHost("This Host is not allowed. The operator can add it to INVENTORY_TRUSTED_HOSTS.")
 
 
 def is_listed(name: str, listed: Iterable[str]) -> bool:

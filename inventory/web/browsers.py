@@ -66,9 +66,9 @@ PREFLIGHT_MAX_AGE = 600
 
 
 def add_security_headers(response: Response) -> Response:
-    given = {name for name, _value in response.headers}
+    given = {name.lower() for name, _value in response.headers}
     for name, value in SECURITY_HEADERS.items():
-        if name not in given:
+        if name.lower() not in given:
             response.headers.add(name, value)
     return response
 

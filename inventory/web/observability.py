@@ -20,7 +20,16 @@ from inventory import activity, logs
 from inventory.activity import Activity
 from inventory.caller import caller
 from inventory.database.base import engine_of
-from inventory.errors import ConfigError, DatabaseBusy, RateLimited, TransferEncodingNotImplemented, Unauthorized
+from inventory.errors import (
+    ConfigError,
+    CrossSiteRequest,
+    DatabaseBusy,
+    ForeignHost,
+    RateLimited,
+    TransferEncodingNotImplemented,
+    Unauthorized,
+    UriTooLong,
+)
 from inventory.web import metrics
 from inventory.web.trace_context import trace_in
 
@@ -41,6 +50,8 @@ HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REFUSALS_ABOVE_500 = {TransferEncodingNotImplemented.status}
+# Refusals that need no API key.
+OF_ANYONE = (Unauthorized, RateLimited, ForeignHost, CrossSiteRequest, UriTooLong, TransferEncodingNotImplemented)
 MAX_SHOWN_STATEMENTS = 20
 
 logger = logging.getLogger(__name__)
@@ -194,10 +205,10 @@ def level_of(record: RequestRecord) -> int:
 
 def kind_of(record: RequestRecord) -> str | None:
     """Requests of which only some are logged: anybody can send them, or all fail for one reason."""
-    if isinstance(record.error, Unauthorized | RateLimited):
+    if isinstance(record.error, OF_ANYONE):
         return record.error.slug
     if not record.has_failed:
-        return "unknown URL" if record.route is None else None
+        return "no route" if record.route is None else None
     slug = slug_of(record) or "broken response"
     return f"{slug}: {type(record.exception).__name__}, {record.route}" if record.exception else slug
 

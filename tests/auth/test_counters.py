@@ -9,14 +9,12 @@ import pytest
 
 from inventory.auth.counters import WINDOW, Count, MemoryCounters
 from inventory.auth.redis_counters import BACK_OFF, RedisCounters
-from tests.redis_servers import SERVER, RedisServer, closed_port, redis_server, silent_server
+from tests.redis_servers import RedisServer, closed_port, needs_redis, redis_server, silent_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.auth.clock import Clock
-
-needs_redis = pytest.mark.skipif(SERVER is None, reason="redis-server is not installed")
 
 
 @pytest.fixture(scope="module")

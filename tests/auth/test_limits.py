@@ -17,7 +17,7 @@ from inventory.auth.validation import KeyValidator
 from inventory.database.base import db
 from tests.builders import category, error_of
 from tests.clients import Answer, HttpClient
-from tests.redis_servers import SERVER, closed_port, redis_server, silent_server
+from tests.redis_servers import closed_port, needs_redis, redis_server, silent_server
 from tests.servers import Gunicorn
 from tests.statements import watched
 
@@ -173,7 +173,7 @@ def test_limits_apply_and_health_says_so_without_redis(limited: Callable[..., Fl
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(SERVER is None, reason="redis-server is not installed")
+@needs_redis
 def test_workers_share_a_budget_in_redis_and_serve_without_it(database_url: str, tmp_path: Path) -> None:
     with (
         redis_server(tmp_path) as store,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
     from flask.testing import FlaskClient
+    from sqlalchemy import Connection
 
     from tests.environments import Environment
 
@@ -132,8 +133,14 @@ def test_database_url_options_override_postgresql_defaults(database_url: str) ->
     with app.app_context():
         with db.engine.connect() as connection:
             found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected}
+            limit = driver_connection_of(connection).limit
         db.engine.dispose()
     assert found == expected
+    assert limit is None
+
+
+def driver_connection_of(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def execute(connection: Any, statement: str) -> None:
@@ -220,10 +227,32 @@ def test_reads_take_no_lock(app: Flask, impatient: Flask, client: FlaskClient) -
 @on_postgresql
 def test_server_that_does_not_answer_is_given_up(environment: Environment) -> None:
     with environment.app.app_context(), db.engine.connect() as connection:
-        connection.exec_driver_sql("SET statement_timeout = 0")
-        driver_connection: Any = connection.connection.driver_connection
+        driver_connection = driver_connection_of(connection)
+        assert driver_connection.limit == 35.0  # the statement timeout and five seconds
         driver_connection.limit = 0.1
         with pytest.raises(DBAPIError, match="the server does not answer") as caught:
-            connection.exec_driver_sql("SELECT pg_sleep(600)")
+            connection.exec_driver_sql("SELECT pg_sleep(20)")
         assert caught.value.connection_invalidated
         assert driver_connection.closed
+
+
+@on_postgresql
+def test_request_to_a_server_that_does_not_answer_returns_503(environment: Environment) -> None:
+    """The statement waits for a lock that the server would give up only later."""
+    client = environment.app.test_client()
+    with environment.app.app_context():
+        engine = db.engine
+
+    @event.listens_for(engine, "checkout")
+    def shorten(connection: Any, _record: object, _proxy: object) -> None:
+        connection.limit = 0.1
+
+    try:
+        with engine.connect() as holder:
+            holder.exec_driver_sql("BEGIN")
+            holder.exec_driver_sql("LOCK categories")
+            assert error_of(client.post("/categories", json={"name": "Kitchen"})) == (503, "database_unavailable")
+            holder.exec_driver_sql("ROLLBACK")
+    finally:
+        event.remove(engine, "checkout", shorten)
+        engine.dispose()

@@ -105,6 +105,9 @@ def gunicorn(database_url: str, collector: Collector, delay: int, folder: Path =
         INVENTORY_LOG_FORMAT="json",
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OTEL_BSP_SCHEDULE_DELAY=str(delay),
+        # They are sent when the time comes, and not because there are many.
+        OTEL_BSP_MAX_QUEUE_SIZE="100000",
+        OTEL_BSP_MAX_EXPORT_BATCH_SIZE="100000",
         NO_PROXY="127.0.0.1",
     )
 

@@ -82,7 +82,7 @@ def test_responses_other_than_json_have_the_security_headers(shared_app: Flask, 
     assert security_of(shared_app.test_client().get(path).headers) == SECURITY
 
 
-def test_no_response_may_be_kept_by_a_shared_cache(own_environment: Environment) -> None:
+def test_no_json_response_may_be_kept_by_a_shared_cache(own_environment: Environment) -> None:
     add_broken_view(own_environment.app)
     for status, answer in answers_by_status(own_environment.app.test_client()).items():
         assert answer.headers["Cache-Control"] == "private, no-cache", status

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 16
 PROBES = 20
 PRODUCTS = 12_000
-# Of a probe. The machine of the tests may be busy; A free one answers within 50 ms.
+# Of a probe. The machine of the tests may be busy; a free one answers within 50 ms.
 ALLOWED_SECONDS = 1.0
 
 BAD_FILE = "sku,name,price,category\n" + "".join(f"S{n},,x,\n" for n in range(10_000))

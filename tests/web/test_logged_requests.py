@@ -276,18 +276,28 @@ def test_refused_keys_are_warnings_with_the_reason_and_limited(keyed: Flask, log
 
 
 @pytest.mark.parametrize(
-    ("settings", "path", "kind"),
-    [({}, "/nowhere", "unknown URL"), ({"INVENTORY_LIMIT_READS": 1}, "/products", "rate_limited")],
+    ("request_line", "headers", "kind"),
+    [
+        ("POST /nowhere", {}, "no route"),
+        ("DELETE /health/live", {}, "no route"),
+        ("GET /products", {"Host": "not a host"}, "bad_request"),
+        ("GET /products?search=" + "x" * 9_000, {}, "uri_too_long"),
+        ("POST /products", {"Sec-Fetch-Site": "cross-site"}, "cross_site_request"),
+        ("POST /products", {"Transfer-Encoding": "gzip"}, "not_implemented"),
+        ("GET /products", {}, "rate_limited"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 30 else "",
 )
 def test_refusals_that_anyone_can_cause_are_limited(
-    environment: Environment, log: Log, settings: dict[str, object], path: str, kind: str
+    environment: Environment, log: Log, request_line: str, headers: dict[str, str], kind: str
 ) -> None:
-    app = create_app({"DATABASE_URL": environment.url, **settings})
+    method, path = request_line.split()
+    app = create_app({"DATABASE_URL": environment.url, "INVENTORY_LIMIT_READS": 1})
     client = app.test_client()
-    client.get("/products")
+    client.get("/products")  # the only read that is not rate-limited
     before = len(log.lines("request"))
     for _ in range(50):
-        client.get(path)
+        client.open(path, method=method, headers=headers)
     assert len(log.lines("refusal")) == len(log.lines("request")) - before == 5
     log.now = 60.0
     client.get("/health/live")
@@ -314,6 +324,7 @@ def test_request_that_meets_a_dead_database_is_one_line_and_limited(dead: Flask,
 
 
 def test_secrets_are_in_no_line(own_environment: Environment, log: Log) -> None:
+    log.handler.filters.clear()  # all lines are examined
     statuses = send_everywhere(own_environment.app, SECRET)
     assert statuses >= {404, 405, 422, 500}
     assert len(log.lines("request")) > 30
