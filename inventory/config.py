@@ -251,8 +251,11 @@ def traces_exporter(chosen: str | None, environ: Mapping[str, str]) -> str:
         chosen = "otlp" if any(f"{prefix}ENDPOINT" in set_in for prefix in OTLP_PREFIXES) else "none"
     # The variable for traces overrides the general one.
     protocol = next((name for prefix in OTLP_PREFIXES if (name := f"{prefix}PROTOCOL") in set_in), None)
+    endpoint = next((name for prefix in OTLP_PREFIXES if (name := f"{prefix}ENDPOINT") in set_in), None)
     if chosen == "otlp" and protocol is not None and set_in[protocol] != "http/protobuf":
         raise ValidationError({protocol: ["Must be http/protobuf."]})
+    if chosen == "otlp" and endpoint is not None and not set_in[endpoint].startswith(("http://", "https://")):
+        raise ValidationError({endpoint: ["Must be an http:// or https:// URL."]})
     return chosen
 
 

@@ -171,6 +171,8 @@ def configure(level: str, form: str | None, context: Context = no_context) -> No
     """Log everything in this form, in a process that serves."""
     logging.basicConfig(level=level.upper(), handlers=[handler(form, context)], force=True)
     logging.captureWarnings(capture=True)
+    # It says how it was set up whenever a command is looked up.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # A line that cannot be written, as on a full disk, must not be followed by a traceback with its arguments.
     logging.raiseExceptions = False
     # No line has the thread or the caller, so they need not be looked up

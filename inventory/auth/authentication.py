@@ -99,6 +99,7 @@ def authorize() -> None:
     if scope is None or is_optional or flask.request.method == "OPTIONS":
         return
     if caller() is NOBODY:
+        note_refused_key("missing")
         raise errors.KeyRequired
     require(scope)
 

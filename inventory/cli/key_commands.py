@@ -143,6 +143,18 @@ def pepper() -> Pepper:
         raise click.UsageError(str(error)) from None
 
 
+def pepper_for_new_secret() -> Pepper:
+    """Warns if other keys were made with another pepper: the service may use that one."""
+    given = pepper()
+    if keys.has_other_pepper(given):
+        click.echo(
+            "Warning: some keys were made with another INVENTORY_KEY_PEPPER. If the service uses that one, it refuses "
+            "the new secret.",
+            err=True,
+        )
+    return given
+
+
 @keys_group.command("create")
 @click.argument("name")
 @click.option(
@@ -164,7 +176,7 @@ def create(name: str, scopes: list[str], expires: datetime | None, machine_reada
     is printed only once, to standard output. Everything else goes to standard error.
     """
     deliver = partial(print_key, machine_readable=machine_readable)
-    created = keys.create(pepper(), name, scopes, expires, deliver)
+    created = keys.create(pepper_for_new_secret(), name, scopes, expires, deliver)
     if not machine_readable:
         say_stored("Created", created.key)
 
@@ -239,7 +251,9 @@ def rotate(name_or_id: str, overlap: timedelta, machine_readable: bool) -> None:
     The id, the name and the scopes stay, and with them the idempotency keys of the client. At most two secrets are
     valid: the new one, and until the end of the overlap the previous one.
     """
-    rotated = keys.rotate(pepper(), name_or_id, overlap, partial(print_key, machine_readable=machine_readable))
+    rotated = keys.rotate(
+        pepper_for_new_secret(), name_or_id, overlap, partial(print_key, machine_readable=machine_readable)
+    )
     if not machine_readable:
         say_stored("Rotated", rotated.key)
 

@@ -18,7 +18,8 @@ from inventory import create_app, logs
 from inventory.auth import keys
 from inventory.auth.secrets import required_pepper
 from inventory.database.base import check_file
-from inventory.errors import ConfigError, ServiceError
+from inventory.database.errors import from_database, summary
+from inventory.errors import ConfigError, DatabaseNotMigrated, ServiceError
 from inventory.web import observability
 
 if TYPE_CHECKING:
@@ -69,8 +70,12 @@ def warnings(app: Flask) -> Iterator[str]:
                     "Some API keys were created with another INVENTORY_KEY_PEPPER and are refused. "
                     "Restore that value, or rotate the keys."
                 )
-    except (ServiceError, DBAPIError):
-        return  # not reachable or not migrated; /health says so
+    except ServiceError as error:  # of an SQLite file
+        yield f"The database cannot be used. {error.message}"
+    except DBAPIError as error:
+        problem = from_database(error)
+        reason = problem.message if isinstance(problem, DatabaseNotMigrated) else summary(error)
+        yield f"The database cannot be used. {reason}"
 
 
 @contextmanager

@@ -126,7 +126,8 @@ def note_error(error: ServiceError, cause: str | None = None, exception: BaseExc
     """Note the error that a request is answered with. The traceback of an ``exception`` is logged."""
     record = current_record()
     record.error, record.exception = error, exception
-    record.cause = cause or record.cause
+    if cause or not isinstance(error, Unauthorized | RateLimited):  # these keep why the key was refused
+        record.cause = cause
 
 
 def note_refused_key(reason: str) -> None:

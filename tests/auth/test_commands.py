@@ -16,7 +16,7 @@ from inventory import create_app
 from inventory.auth.secrets import id_in
 from inventory.database.base import db
 from inventory.models.api_key import ApiKey
-from tests.auth.credentials import PEPPER, client_with
+from tests.auth.credentials import PEPPER, client_with, keyed_app
 from tests.servers import ROOT
 
 if TYPE_CHECKING:
@@ -235,3 +235,15 @@ def test_problem_is_json_on_request(keyed: Flask) -> None:
 def test_name_like_a_time_is_shown_as_it_is(keyed: Flask) -> None:
     create(keyed, "2026-11-22Till of the shop")
     assert "2026-11-22Till of the shop" in run(keyed, "list").stdout
+
+
+def test_new_secrets_with_another_pepper_are_made_with_a_warning(keyed: Flask, database_url: str) -> None:
+    warning = "Warning: some keys were made with another INVENTORY_KEY_PEPPER."
+    assert warning not in run(keyed, "create", "till 1", "--scopes", "read").stderr
+    other = keyed_app(database_url, "another pepper than that of the service")
+    for arguments in (("create", "till 2", "--scopes", "read"), ("rotate", "till 1")):
+        done = run(other, *arguments)
+        assert done.exit_code == 0
+        assert done.stderr.startswith(warning)
+    with other.app_context():
+        db.engine.dispose()

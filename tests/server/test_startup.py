@@ -17,6 +17,7 @@ from inventory.config import load
 from inventory.database.base import db
 from inventory.database.engines import WRITE, begin_migration
 from inventory.errors import ConfigError
+from inventory.server.startup import warnings
 from tests.conftest import ENGINES
 from tests.servers import ROOT, Gunicorn, checkout, free_port
 
@@ -185,3 +186,22 @@ def test_reload_to_an_exposed_service_without_keys_ends_it(database_url: str, tm
         server.process.send_signal(signal.SIGHUP)
         assert server.process.wait(60) == 2
         assert "INVENTORY_AUTH=off is refused on 0.0.0.0" in server.output()
+
+
+def start_warning(database_url: str) -> str:
+    app = create_app({"DATABASE_URL": database_url, "INVENTORY_AUTH": "keys", "INVENTORY_KEY_PEPPER": "x" * 32})
+    (warning,) = warnings(app)
+    with app.app_context():
+        db.engine.dispose()
+    return warning
+
+
+def test_start_warns_of_an_unmigrated_database(empty_database_url: str) -> None:
+    assert start_warning(empty_database_url) == (
+        "The database cannot be used. The database is not migrated. Run 'flask --app wsgi db upgrade'."
+    )
+
+
+def test_start_warns_of_an_unreachable_database() -> None:
+    warning = start_warning(f"postgresql://127.0.0.1:{free_port()}/stock")
+    assert warning.startswith("The database cannot be used. OperationalError: connection failed")

@@ -247,6 +247,7 @@ def test_variables_of_opentelemetry_switch_traces_on(environ: dict[str, str], ex
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: Must be one of: otlp, none."),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL: Must be http/protobuf."),
         ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: Must be http/protobuf."),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: Must be an http:// or"),
     ],
 )
 def test_unsupported_exporter_is_refused(setting: dict[str, str], problem: str) -> None:
