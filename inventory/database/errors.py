@@ -80,7 +80,9 @@ def constraint_name(error: DBAPIError) -> str | None:
 def summary(error: DBAPIError) -> str:
     """An error of the driver for the log: its class, its SQLSTATE, and its message without the values in it."""
     name, sqlstate = type(error.orig).__name__, getattr(error.orig, "sqlstate", None)
-    parts = [f"{name} {sqlstate}" if sqlstate else name, harmless(str(error.orig))]
+    # A failed connection quotes the server before FATAL, and the database or the role after it.
+    quoting = str(error.orig).partition("FATAL:") if is_connection_failure(error, sqlstate) else [str(error.orig)]
+    parts = [f"{name} {sqlstate}" if sqlstate else name, "".join(map(harmless, quoting))]
     if violated := constraint_name(error):
         parts.append(f"constraint {violated}")
     return ": ".join(parts)

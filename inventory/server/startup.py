@@ -70,8 +70,8 @@ def warnings(app: Flask) -> Iterator[str]:
                     "Some API keys were created with another INVENTORY_KEY_PEPPER and are refused. "
                     "Restore that value, or rotate the keys."
                 )
-    except ServiceError as error:  # of an SQLite file
-        yield f"The database cannot be used. {error.message}"
+    except ServiceError:
+        return  # of an SQLite file; the worker logs it
     except DBAPIError as error:
         problem = from_database(error)
         reason = problem.message if isinstance(problem, DatabaseNotMigrated) else summary(error)

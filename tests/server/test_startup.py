@@ -18,7 +18,7 @@ from inventory.database.base import db
 from inventory.database.engines import WRITE, begin_migration
 from inventory.errors import ConfigError
 from inventory.server.startup import warnings
-from tests.conftest import ENGINES
+from tests.conftest import ENGINES, on_postgresql
 from tests.servers import ROOT, Gunicorn, checkout, free_port
 
 if TYPE_CHECKING:
@@ -200,6 +200,12 @@ def test_start_warns_of_an_unmigrated_database(empty_database_url: str) -> None:
     assert start_warning(empty_database_url) == (
         "The database cannot be used. The database is not migrated. Run 'flask --app wsgi db upgrade'."
     )
+
+
+@on_postgresql
+def test_start_warns_of_a_database_that_does_not_exist(empty_database_url: str) -> None:
+    warning = start_warning(f"{empty_database_url}_missing")
+    assert warning.endswith('failed: FATAL:  database "…" does not exist')
 
 
 def test_start_warns_of_an_unreachable_database() -> None:
