@@ -94,7 +94,12 @@ class Parser(FlaskParser):
         # Read before the lock is taken, so that no request waits for a slow client.
         large = location == "json" and len(request.get_data(cache=True)) > LARGE_BODY
         with LARGE_BODIES_IN_TURN if large else nullcontext():
-            return super().parse(argmap, request, location=location, **kwargs)
+            try:
+                return super().parse(argmap, request, location=location, **kwargs)
+            except errors.ServiceError as error:
+                # They would keep the parsed body until the response is sent, when the next ones are parsed.
+                error.__context__ = None
+                raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     def load_querystring(self, req: Request, schema: Schema) -> dict[str, object]:
         # A plain dict, because marshmallow looks for every field, which takes twice as long in the proxy of webargs.
