@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 import click
-from flask.cli import with_appcontext
 
 from inventory.cli import backups
-from inventory.cli.commands import as_json, report
+from inventory.cli.commands import printing_result, report
 from inventory.database import revisions
 from inventory.database.base import db
 from inventory.database.sqlite_file import path_of
@@ -58,8 +57,7 @@ def database_path() -> Path:
 @click.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, resolve_path=True, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
-@as_json
-@with_appcontext
+@printing_result
 @report_failure
 def backup(file: Path, force: bool, machine_readable: bool) -> None:
     """Write a verified copy of the SQLite database to FILE. The service can be running.
@@ -72,8 +70,7 @@ def backup(file: Path, force: bool, machine_readable: bool) -> None:
 
 @click.command("restore")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path))
-@as_json
-@with_appcontext
+@printing_result
 @report_failure
 def restore(file: Path, machine_readable: bool) -> None:
     """Replace the SQLite database with a copy of FILE. The service must be stopped.

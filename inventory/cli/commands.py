@@ -75,6 +75,16 @@ def reporting(command: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def printing_result(command: Callable[P, R]) -> Callable[P, R]:
+    """Run a command in the context of the application. It prints its result as text, or with --json as JSON."""
+    decorated: Callable[P, R] = as_json(with_appcontext(command))
+    return decorated
+
+
+def reporting_result(command: Callable[P, R]) -> Callable[P, R]:
+    return printing_result(reporting(command))
+
+
 def explain(error: errors.ServiceError | DBAPIError) -> str:
     """The error in one line. Includes the message of the database, which only operators may see."""
     if isinstance(error, errors.ServiceError):
@@ -115,9 +125,7 @@ def format_value(value: Any) -> str:
     "--transactions", type=click.IntRange(0), default=300, show_default=True, help="Number of demo movements to have."
 )
 @click.option("--if-empty", is_flag=True, help="Do nothing if the database already has products.")
-@as_json
-@with_appcontext
-@reporting
+@reporting_result
 def seed(products: int, transactions: int, if_empty: bool, machine_readable: bool) -> None:
     """Create demo data. The data is the same in every run; data of an earlier run is kept."""
     if if_empty and not demo.is_empty():
@@ -138,9 +146,7 @@ def seed(products: int, transactions: int, if_empty: bool, machine_readable: boo
     help="upsert creates and updates products; create rejects existing SKUs.",
 )
 @click.option("--dry-run", is_flag=True, help="Validate the file and print the counts, but change nothing.")
-@as_json
-@with_appcontext
-@reporting
+@reporting_result
 def import_products(file: IO[bytes], mode: str, dry_run: bool, machine_readable: bool) -> None:
     """Import products from a CSV file.
 
@@ -196,8 +202,7 @@ def write(chunks: Iterator[bytes], output: Path, row_count: int) -> None:
 
 @click.command("verify")
 @click.option("--product", "product_id", type=click.IntRange(1), help="Check only the product with this id.")
-@as_json
-@with_appcontext
+@printing_result
 @exit_on_closed_pipe
 def verify(product_id: int | None, machine_readable: bool) -> None:
     """Recompute the stock of all products from the ledger and compare. Also checks an SQLite file for corruption.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 from flask import current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import AppGroup
 
 from inventory.auth import keys
 from inventory.auth.secrets import Pepper, required_pepper
 from inventory.caller import SCOPES
-from inventory.cli.commands import as_json, reporting
+from inventory.cli.commands import reporting_result
 from inventory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def say_stored(done: str, key: ApiKey) -> None:
 
 
 def reporting_keys(command: Callable[P, R]) -> Callable[P, R]:
-    """Like ``reporting``, also for what cannot be done with a key."""
+    """Like ``reporting_result``, also for what cannot be done with a key."""
 
     @wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -133,7 +133,7 @@ def reporting_keys(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             raise click.ClickException(f"Nothing was changed: {error.strerror}.") from None
 
-    return reporting(wrapper)
+    return reporting_result(wrapper)
 
 
 def pepper() -> Pepper:
@@ -166,8 +166,6 @@ def pepper_for_new_secret() -> Pepper:
     help="Comma-separated: " + "; ".join(f"{scope} to {means}" for scope, means in SCOPES.items()) + ".",
 )
 @click.option("--expires", type=Moment(), help="When the key expires: 90d, 2027-01-31, or a time. Default: never.")
-@as_json
-@with_appcontext
 @reporting_keys
 def create(name: str, scopes: list[str], expires: datetime | None, machine_readable: bool) -> None:
     """Create an API key, and print it.
@@ -182,8 +180,6 @@ def create(name: str, scopes: list[str], expires: datetime | None, machine_reada
 
 
 @keys_group.command("list")
-@as_json
-@with_appcontext
 @reporting_keys
 def list_keys(machine_readable: bool) -> None:
     """List all API keys, oldest first. Times are UTC."""
@@ -199,8 +195,6 @@ def list_keys(machine_readable: bool) -> None:
 
 @keys_group.command("show")
 @click.argument("name_or_id", metavar="NAME")
-@as_json
-@with_appcontext
 @reporting_keys
 def show(name_or_id: str, machine_readable: bool) -> None:
     """Show an API key, by its name or id, and how long its secrets are valid. Times are UTC."""
@@ -218,8 +212,6 @@ def show(name_or_id: str, machine_readable: bool) -> None:
 
 @keys_group.command("revoke")
 @click.argument("name_or_id", metavar="NAME")
-@as_json
-@with_appcontext
 @reporting_keys
 def revoke(name_or_id: str, machine_readable: bool) -> None:
     """Revoke an API key, by its name or id. This cannot be undone.
@@ -242,8 +234,6 @@ def revoke(name_or_id: str, machine_readable: bool) -> None:
     show_default=True,
     help="How long the previous secret remains valid. 0m ends it now.",
 )
-@as_json
-@with_appcontext
 @reporting_keys
 def rotate(name_or_id: str, overlap: timedelta, machine_readable: bool) -> None:
     """Print a new secret of an API key, by its name or id.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ import pytest
 
 from inventory import create_app
 from inventory.database.base import db
+from inventory.errors import ServiceError
+from inventory.transactions.schemas import BatchIn
+from inventory.web.parsing import Parser
 from tests import builders
 from tests.builders import error_of
 from tests.clients import Answer, HttpClient, at_once
@@ -94,6 +98,18 @@ def test_excessive_body_returns_short_422(shared_app: Flask, path: str, body: by
     answer = shared_app.test_client().post(path, data=body, content_type="application/json")
     assert error_of(answer) == (422, "validation_error")
     assert len(answer.data) < ALLOWED_RESPONSE
+
+
+def test_error_of_a_large_body_does_not_keep_what_was_parsed(shared_app: Flask) -> None:
+    """Its traceback would, until the response is sent, while the next body is parsed."""
+    path, body = EXCESSIVE["nested arrays"]
+    request = shared_app.test_request_context(path, method="POST", data=body, content_type="application/json")
+    with request, pytest.raises(ServiceError) as caught:
+        Parser().parse(BatchIn(), location="json")
+    functions = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert functions[-1] == "parse"
+    assert "load_json" not in functions
+    assert caught.value.__context__ is None
 
 
 def messages(details: Any) -> list[str]:
