@@ -163,6 +163,10 @@ def not_negative(*, or_zero: bool = True) -> validate.Range:
 class Flag(fields.Boolean):
     """true or false; in text also 1, 0, yes and no."""
 
+    default_error_messages = {  # noqa: RUF012 - marshmallow's own form
+        "invalid": "Must be true or false.",
+        "text": "Must be true or false, or 1, 0, yes or no.",
+    }
     WORDS: ClassVar[dict[str, bool]] = {
         "true": True,
         "1": True,
@@ -179,7 +183,7 @@ class Flag(fields.Boolean):
             return value
         if reads_text(self) and isinstance(value, str) and value.strip().lower() in self.WORDS:
             return self.WORDS[value.strip().lower()]
-        raise self.make_error("invalid", input="value")
+        raise self.make_error("text" if reads_text(self) else "invalid")
 
 
 class Text(fields.String):

@@ -73,17 +73,25 @@ class Gunicorn:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", self.application, "-b", f"127.0.0.1:{self.port}", *self.options],
+            self.command(),
             cwd=self.folder,
             env=self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
+            pass_fds=self.descriptors(),
         )
         deadline = time.monotonic() + 120
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"gunicorn did not start:\n{Path(self.log.name).read_text()}")
             time.sleep(0.05)
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "gunicorn", self.application, "-b", f"127.0.0.1:{self.port}", *self.options]
+
+    def descriptors(self) -> list[int]:
+        """What the process inherits besides its standard streams."""
+        return []
 
     def answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

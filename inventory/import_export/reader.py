@@ -28,6 +28,7 @@ MAX_LINE = 1_000_000
 # Headings of the price list that differ from the column's name in more than case and spaces.
 SYNONYMS = {"quantity": "quantity_on_hand"}
 MAX_HEADING = 25
+NOT_UTF_8 = 'The file is not text in UTF-8. In a spreadsheet, save it as "CSV UTF-8".'
 EMPTY_CELL = "Must not be empty."
 # Most columns repeat their cells. The results of short cells are kept: up to so many per column, up to this length.
 KEPT_CELLS = 2_000
@@ -57,7 +58,9 @@ def read_rows(file: IO[bytes]) -> Iterator[ParsedRow]:
     try:
         yield from parse(text)
     except UnicodeDecodeError:
-        raise errors.UnsupportedEncoding("The file is not text in UTF-8.") from None
+        raise errors.UnsupportedEncoding(
+            'The file is not text in UTF-8. In a spreadsheet, save it as "CSV UTF-8".'
+        ) from None
     finally:
         text.detach()
 

@@ -208,7 +208,7 @@ REORDER_BOUNDS = "Must be greater than or equal to 0 and less than or equal to 1
         ("quantity_on_hand", "-1", STOCK_BOUNDS),
         ("quantity_on_hand", "1000000000001", STOCK_BOUNDS),
         ("reorder_point", "1000000001", REORDER_BOUNDS),
-        ("is_active", "perhaps", "Not a valid boolean."),
+        ("is_active", "WAHR", "Must be true or false, or 1, 0, yes or no."),
     ],
 )
 def test_invalid_cell_is_reported_with_reason(column: str, cell: str, expected: str) -> None:

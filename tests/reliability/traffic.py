@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 TIMEOUT = 60
 PAUSE = 0.02
 STOCK = 1_000_000
-TEMPORARY = {"database_unavailable", "database_busy", "idempotency_in_progress"}
+# The last one is the answer of nginx for a service that does not answer.
+TEMPORARY = {"database_unavailable", "database_busy", "idempotency_in_progress", "service_unavailable"}
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class Clerk:
 
     ``keyed``: it retries a request with its key until it receives a response. Otherwise it sends no key and does not
     retry, and requests without a response are ``uncertain``. ``acknowledged`` has the ledger rows that the service
-    returned, by reference.
+    returned, by reference. With ``reconnects`` it opens a new connection for each request.
     """
 
-    def __init__(self, name: str, url: str, product_ids: Sequence[int], *, keyed: bool = True) -> None:
+    def __init__(
+        self, name: str, url: str, product_ids: Sequence[int], *, keyed: bool = True, reconnects: bool = False
+    ) -> None:
         self.name = name
-        self.keyed = keyed
+        self.keyed, self.reconnects = keyed, reconnects
         self.client = HttpClient(url)
         self.product_ids = product_ids
         self.random = Random(name)
@@ -139,6 +142,8 @@ class Clerk:
         key = {"Idempotency-Key": posting.key} if self.keyed else {}
         try:
             answer = self.client.request("POST", posting.path, posting.content, posting.content_type, key)
+            if self.reconnects:
+                self.client.connection.close()
         except (OSError, http.client.HTTPException):
             self.client.connection.close()
             self.note_failure("disconnected")
@@ -158,9 +163,14 @@ class Clerk:
 class Crew:
     """Clerks that send requests concurrently."""
 
-    def __init__(self, url: str, product_ids: Sequence[int], *, keyed: int, unkeyed: int = 0) -> None:
-        self.clerks = [Clerk(f"keyed-{number}", url, product_ids) for number in range(keyed)]
-        self.clerks += [Clerk(f"unkeyed-{number}", url, product_ids, keyed=False) for number in range(unkeyed)]
+    def __init__(
+        self, url: str, product_ids: Sequence[int], *, keyed: int, unkeyed: int = 0, reconnects: bool = False
+    ) -> None:
+        kinds = [("keyed", number) for number in range(keyed)] + [("unkeyed", number) for number in range(unkeyed)]
+        self.clerks = [
+            Clerk(f"{kind}-{number}", url, product_ids, keyed=kind == "keyed", reconnects=reconnects)
+            for kind, number in kinds
+        ]
         self.done = threading.Event()
 
     @contextmanager

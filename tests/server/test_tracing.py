@@ -6,7 +6,7 @@ import json
 import os
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -39,12 +39,15 @@ class Collector:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        bodies = self.bodies
+        self.answers = Event()
+        self.answers.set()
+        bodies, answers = self.bodies, self.answers
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 bodies.append(body)
+                answers.wait()
                 self.send_response(200 if self.path == "/v1/traces" else 404)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -60,6 +63,7 @@ class Collector:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.answers.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -130,6 +134,16 @@ def pids(server: Gunicorn, trace_ids: Sequence[str]) -> set[int]:
 
 
 def sell(server: Gunicorn, key: str, eventually: Eventually) -> list[str]:
+    """Send requests of several kinds, then sales until both workers have done some. Returns the ids of the sales."""
+    assert send(server, key, "/categories", {"name": SECRET})[0] == 201
+    item = {"sku": SECRET, "name": SECRET, "price": NUMBER, "quantity_on_hand": NUMBER, "category_id": 1}
+    assert send(server, key, "/products", item)[0] == 201
+    assert send(server, key, f"/products?search={SECRET}")[0] == 200
+    assert send(server, key, f"/{SECRET}")[0] == 404
+    return sell_more(server, key, eventually)
+
+
+def sell_more(server: Gunicorn, key: str, eventually: Eventually) -> list[str]:
     """Send sales until both workers have done some, and return the ids of their traces."""
     trace_ids: list[str] = []
 
@@ -140,11 +154,6 @@ def sell(server: Gunicorn, key: str, eventually: Eventually) -> list[str]:
         trace_ids.append(trace_id)
         return len(pids(server, trace_ids)) == 2
 
-    assert send(server, key, "/categories", {"name": SECRET})[0] == 201
-    item = {"sku": SECRET, "name": SECRET, "price": NUMBER, "quantity_on_hand": NUMBER, "category_id": 1}
-    assert send(server, key, "/products", item)[0] == 201
-    assert send(server, key, f"/products?search={SECRET}")[0] == 200
-    assert send(server, key, f"/{SECRET}")[0] == 404
     eventually(sell_one)
     return trace_ids
 
@@ -195,3 +204,24 @@ def test_workers_send_what_is_left_when_they_end(
     spans = collector.spans()
     for trace_id in trace_ids:
         assert_sale(spans[trace_id])
+
+
+def test_requests_do_not_wait_for_a_collector_that_does_not_answer(
+    database_url: str, collector: Collector, key: str, eventually: Eventually
+) -> None:
+    collector.answers.clear()
+    with gunicorn(database_url, collector, delay=100) as server:
+        sell(server, key, eventually)
+        eventually(lambda: len(collector.bodies) == 2)
+        # Both workers wait for the collector now. It answers only after these requests.
+        sell_more(server, key, eventually)
+        collector.answers.set()
+
+
+def test_requests_do_not_need_a_collector(database_url: str, key: str, eventually: Eventually) -> None:
+    with Collector() as stopped:
+        pass
+    with gunicorn(database_url, stopped, delay=1) as server:
+        sell(server, key, eventually)
+        eventually(lambda: "refused" in server.output())
+        sell_more(server, key, eventually)
