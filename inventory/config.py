@@ -98,7 +98,7 @@ class Settings(TextSchema):
         metadata={"description": "prefix of this service's scopes in that claim, such as inventory:"},
     )
     INVENTORY_WORKERS = Integer(
-        load_default=os.cpu_count() or 1,
+        load_default=None,
         validate=validate.Range(1, 256),
         metadata={"description": "gunicorn worker processes"},
     )

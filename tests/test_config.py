@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -61,7 +60,7 @@ def test_every_setting_has_a_default() -> None:
             "DATABASE_URL": "sqlite:///inventory.db",
             "SQLALCHEMY_DATABASE_URI": "sqlite:///inventory.db",
             "INVENTORY_AUTH": "keys",
-            "INVENTORY_WORKERS": os.cpu_count(),
+            "INVENTORY_WORKERS": None,
             "INVENTORY_THREADS": 4,
             "INVENTORY_BUSY_TIMEOUT_MS": 5_000,
         }.items()

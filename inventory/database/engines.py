@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from inventory import activity
 from inventory.database import postgresql, sqlite, sqlite_file
 from inventory.database.errors import from_database, summary
-from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError
+from inventory.errors import DatabaseBusy, DatabaseNotWritable, ServiceError, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +34,8 @@ WRITE: dict[str, object] = {TRANSACTION: "write"}
 SNAPSHOT: dict[str, object] = {TRANSACTION: "snapshot"}
 # Space for a large import or batch, including its copy in the write-ahead log.
 NEEDED_BYTES = 10 * 1024 * 1024
+# Of each worker, since a thread can need a second one for a moment.
+CONNECTIONS_BESIDE_THREADS = 2
 MIGRATION_LOCK = int.from_bytes(b"stock")  # arbitrary, but the same in all releases
 
 
@@ -57,7 +59,7 @@ def options(config: Mapping[str, Any]) -> dict[str, object]:
         return dict(engine_options)
     return engine_options | {
         "pool_size": config["INVENTORY_THREADS"],
-        "max_overflow": 2,
+        "max_overflow": CONNECTIONS_BESIDE_THREADS,
         "pool_timeout": config["INVENTORY_BUSY_TIMEOUT_MS"] / 1000,
     }
 
@@ -222,6 +224,18 @@ def free_bytes(connection: Connection) -> int | None:
     return sqlite.free_bytes(connection) if is_sqlite(connection.engine.url) else None
 
 
+def require_room(connection: Connection) -> None:
+    """Raise StorageFull if later writes to an SQLite database would fail because of this transaction.
+
+    Its log is on the disk already, and a checkpoint then needs the space again, for the file.
+    """
+    if (
+        is_sqlite(connection.engine.url)
+        and sqlite.free_bytes(connection) < sqlite.missing_bytes(connection) + NEEDED_BYTES
+    ):
+        raise StorageFull("The disk of the database has too little space left for this import. Nothing was imported.")
+
+
 def without_waiting(connection: Connection) -> AbstractContextManager[None]:
     """Make statements fail at once while another connection has the lock of an SQLite database."""
     return sqlite.without_waiting(connection) if is_sqlite(connection.engine.url) else nullcontext()
@@ -282,3 +296,10 @@ def lock_waiters(connection: Connection) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
     return int(connection.execute(waiting).scalar_one())
+
+
+def connection_limit(connection: Connection) -> int | None:
+    """How many connections PostgreSQL allows to this role and database. None on SQLite."""
+    if is_sqlite(connection.engine.url):
+        return None
+    return int(connection.execute(text(postgresql.CONNECTION_LIMIT)).scalar_one())

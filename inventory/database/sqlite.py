@@ -15,6 +15,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -35,7 +36,6 @@ except ImportError:  # no wheel for this platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -62,6 +62,7 @@ read_limits: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
 # When the read on a connection has to end, and how often SQLite looks: about every 2 ms of work.
 DEADLINE = "inventory_deadline"
 STEPS_BETWEEN_LOOKS = 100_000
+LARGEST_EMPTY_LOG = 32 * 1024 * 1024
 
 
 def is_patched(version: tuple[int, ...] = driver.sqlite_version_info) -> bool:
@@ -109,6 +110,8 @@ def prepare_connections(engine: Engine, busy_timeout_ms: int) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA schema_version").fetchone()  # opens the -wal, so that it can be watched
         connection.execute("PRAGMA synchronous=FULL")
+        # Otherwise the file of the log keeps the size that it had at its largest.
+        connection.execute(f"PRAGMA journal_size_limit={LARGEST_EMPTY_LOG}")
         connection.execute("PRAGMA foreign_keys=ON")
         # Without it REPLACE deletes rows without firing the DELETE triggers.
         connection.execute("PRAGMA recursive_triggers=ON")
@@ -275,3 +278,14 @@ def free_bytes(connection: Connection) -> int:
     file = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
     disk = shutil.disk_usage(file).free if file else sys.maxsize
     return min(size * (limit - used + unused), disk)
+
+
+def missing_bytes(connection: Connection) -> int:
+    """How much the file has to grow at the next checkpoint, which copies the write-ahead log into it.
+
+    Within a transaction, what it has written counts.
+    """
+    size = int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+    pages = int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+    file = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+    return max(0, size * pages - Path(file).stat().st_size) if file else 0

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, String, bindparam, cast, func, insert, select
 from inventory.categories import service as categories
 from inventory.categories.service import CATEGORIES
 from inventory.database.base import execute, fetch_all, fetch_one, unit_of_work_connection
-from inventory.database.engines import prefer_indexes
+from inventory.database.engines import prefer_indexes, require_room
 from inventory.database.functions import STATEMENT_TIME, json_elements, json_item
 from inventory.database.unit_of_work import unit_of_work
 from inventory.import_export.outcome import Outcome
@@ -53,10 +53,12 @@ COUNTS = select(Batch.rows, Batch.created, Batch.updated, Batch.unchanged, MOVED
 def apply_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None) -> Outcome:
     """Write the planned changes and the batch of the import. ``rows`` is the number of rows in the file.
 
-    Raises ImportInvalid if a row is no longer valid because other writers changed the catalogue, and what ``once``
-    raises.
+    Raises ImportInvalid if a row is no longer valid because other writers changed the catalogue, StorageFull, and what
+    ``once`` raises.
     """
-    return once(key, partial(write_changes, scratch, rows, mode, key), outcome_of)
+    outcome = once(key, partial(write_changes, scratch, rows, mode, key), outcome_of)
+    require_room(unit_of_work_connection())
+    return outcome
 
 
 def outcome_of(earlier: Earlier) -> Outcome:

@@ -6,13 +6,15 @@ import errno
 import logging
 import sqlite3
 import tempfile
-from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from contextlib import closing, contextmanager
+from functools import partial
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any
 
 from inventory import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Mapping
 
 # The folder is full, over quota, protected or missing, or the file is larger than a limit allows.
 UNUSABLE = {
@@ -25,6 +27,10 @@ UNUSABLE = {
     errno.ENOTDIR,
     errno.EFBIG,
 }
+
+# How long in all a client may keep an export waiting, and how long one part of it.
+PATIENCE, STALLED_SECONDS = 5.0, 60.0
+BLOCK = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -52,3 +58,32 @@ def no_space(folder: str | None, error: Exception) -> errors.StorageFull:
         "Nothing was imported: the server's temporary directory is full or not writable. "
         "The operator can free space or set INVENTORY_TEMP_DIR to another directory."
     )
+
+
+def give_up_stalled(environ: Mapping[str, Any]) -> None:
+    """Close the connection of a client that does not read. gunicorn would wait for it without end."""
+    if connection := environ.get("gunicorn.socket"):
+        connection.settimeout(STALLED_SECONDS)
+
+
+def unhurried(parts: Generator[bytes], folder: str | None) -> Generator[bytes]:
+    """The parts of an export. If the client reads slowly, the rest is written to a file and sent from there.
+
+    So the snapshot ends soon. As long as it lasts, SQLite's write-ahead log grows with each movement, and PostgreSQL
+    removes no old versions of rows.
+    """
+    waited = 0.0
+    with closing(parts):
+        for part in parts:
+            paused = perf_counter()
+            yield part
+            waited += perf_counter() - paused
+            if waited > PATIENCE:
+                break
+        else:
+            return
+        with temporary_file(folder) as file:
+            file.writelines(parts)
+            parts.close()
+            file.seek(0)
+            yield from iter(partial(file.read, BLOCK), b"")

@@ -20,6 +20,7 @@ from inventory.auth.secrets import required_pepper
 from inventory.database.base import check_file
 from inventory.database.errors import from_database, summary
 from inventory.errors import ConfigError, DatabaseNotMigrated, ServiceError
+from inventory.server.sizing import sizing
 from inventory.web import observability
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ if __name__ == "__main__":
         application = create_app()
         check_authentication(application)
         check_file(application)
-    settings = application.config
-    found = {"workers": settings["INVENTORY_WORKERS"], "threads": settings["INVENTORY_THREADS"]}
+    settings, size = application.config, sizing(application)
+    found = {"workers": size.workers, "threads": settings["INVENTORY_THREADS"]}
     found |= {"log_level": settings["INVENTORY_LOG_LEVEL"], "log_format": settings["INVENTORY_LOG_FORMAT"]}
-    found |= {"only_loopback": settings["INVENTORY_AUTH"] == "off", "warnings": list(warnings(application))}
+    found |= {"only_loopback": settings["INVENTORY_AUTH"] == "off"}
+    found |= {"warnings": [*warnings(application), *([size.warning] if size.warning else [])]}
     click.echo(orjson.dumps(found))

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inventory.database.base import db
-from inventory.import_export import exporter
+from inventory.import_export import exporter, temporary
 from tests.builders import assert_ledger_is_consistent, body, category, product, transaction
 from tests.clients import HttpClient
 from tests.import_export.files import EXPORTED, NEW, exported, import_file, json_lines
+from tests.servers import Gunicorn, checkout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flask import Flask
     from flask.testing import FlaskClient
-
-    from tests.servers import Gunicorn
 
 LEDGER_COLUMNS = (
     "id,product_id,sku,transaction_type,quantity,delta,balance_after,seq,reason,reference,notes,"
@@ -368,3 +370,61 @@ def test_export_to_disconnected_clients_leaks_no_connections(client: FlaskClient
         answer = other.get("/export/products")
     assert (answer.status, answer.content.count(b"\n")) == (200, count + 1)
     assert answer.headers["Transfer-Encoding"] == "chunked"
+
+
+def test_slow_client_does_not_keep_the_snapshot(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_products(client, 4 * exporter.CHUNK)
+    whole = client.get("/export/products").data
+    monkeypatch.setattr(temporary, "PATIENCE", -1)
+    parts = client.get("/export/products", buffered=False).iter_encoded()
+    read = next(parts)
+    with app.app_context():
+        assert checked_out_connections() == 1
+        read += next(parts)
+        assert checked_out_connections() == 0
+    assert read + b"".join(parts) == whole
+
+
+def test_patient_client_gets_no_file(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_products(client, 2 * exporter.CHUNK)
+    monkeypatch.setattr(temporary, "temporary_file", None)
+    assert client.get("/export/products").status_code == 200
+
+
+@pytest.mark.parametrize("read", [0, 1, 2, 3])
+def test_slow_client_that_disconnects_leaks_nothing(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, read: int
+) -> None:
+    many_products(client, 4 * exporter.CHUNK)
+    monkeypatch.setattr(temporary, "PATIENCE", -1)
+    response = client.get("/export/products", buffered=False)
+    parts = response.iter_encoded()
+    for _ in range(read):
+        next(parts)
+    response.close()
+    with app.app_context():
+        assert checked_out_connections() == 0
+
+
+@pytest.mark.slow
+def test_client_that_does_not_read_is_given_up(database_url: str, client: FlaskClient, tmp_path: Path) -> None:
+    source = checkout(tmp_path) / "inventory" / "import_export" / "temporary.py"
+    text = source.read_text()
+    assert "STALLED_SECONDS = 5.0, 60.0\n" in text
+    source.write_text(text.replace("STALLED_SECONDS = 5.0, 60.0\n", "STALLED_SECONDS = 5.0, 0.5\n"))
+    many_products(client, 12 * exporter.CHUNK, description="x" * 1_000)
+    with (
+        Gunicorn(database_url, folder=tmp_path, workers=1, INVENTORY_MAX_TRANSFERS="1") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as stalled,
+        HttpClient(server.url) as other,
+    ):
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stalled.sendall(b"GET /export/products?format=jsonl HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert stalled.recv(12) == b"HTTP/1.1 200"
+        deadline = time.monotonic() + 60
+        while other.get("/export/products").status == 429:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "Socket error processing request" in server.output()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tests.reliability.figures import Report
 
 UNLIMITED = 2**32 - 2
+EXPORT = "/export/products?format=jsonl"
 RECORDED, FULL, UNAVAILABLE = (201, None), (507, "storage_full"), (503, "database_unavailable")
 
 
@@ -149,6 +151,71 @@ def test_full_disk_rejects_writes_and_keeps_data(sqlite_template: Path, tmp_path
         assert_consistent(app)
         with app.app_context():
             db.engine.dispose()
+
+
+@on_sqlite
+def test_import_leaves_room_for_later_writes(sqlite_template: Path, tmp_path: Path, report: Report) -> None:
+    """Imports of growing files into a small disk: one is refused before it fills the disk, and sales go on."""
+    with small_disk(tmp_path / "disk", 40) as disk:
+        database = disk / "inventory.db"
+        shutil.copy(sqlite_template, database)
+        imported = 0
+        with Gunicorn(f"sqlite:///{database}") as server, HttpClient(server.url) as client:
+            bolt = stock_products(server.url, 1)[0]
+            while (answer := client.post_csv("/import/products", file_of(imported, 4_000))).status == 200:
+                imported += answer.json["created"]
+                assert sell(client, bolt) == 201
+            assert (answer.status, answer.json["error"]) == (507, "storage_full"), answer
+            assert "Nothing was imported" in answer.json["message"]
+            sold = [sell(client, bolt) for _ in range(200)]
+            health = client.get("/health")
+            total = client.get("/products?include_total=true&limit=1").headers["X-Total-Count"]
+        report("SQLite: imports into a small disk", imported=imported, sales_after_refusal=sold.count(201))
+        assert imported > 0
+        assert int(total) == imported + 1
+        assert set(sold) == {201}
+        assert health.status == 200, health
+
+
+def file_of(first: int, count: int) -> str:
+    rows = (f"P{number},{'Product' * 10} {number},1,Imported,5" for number in range(first, first + count))
+    return "\n".join(["sku,name,price,category,quantity_on_hand", *rows])
+
+
+def sell(client: HttpClient, product_id: int) -> int:
+    sale = {"product_id": product_id, "transaction_type": "sale", "quantity": 1}
+    return client.post("/transactions", sale).status
+
+
+@on_sqlite
+def test_log_stays_small_beside_a_slow_export(sqlite_template: Path, tmp_path: Path, report: Report) -> None:
+    """A client reads an export slowly, and others write: SQLite begins its log anew meanwhile."""
+    database = tmp_path / "inventory.db"
+    shutil.copy(sqlite_template, database)
+    log = tmp_path / "inventory.db-wal"
+    with Gunicorn(f"sqlite:///{database}") as server, HttpClient(server.url) as client:
+        bolt = stock_products(server.url, 1)[0]
+        assert client.post_csv("/import/products", file_of(0, 60_000)).status == 200
+        size = len(client.get(EXPORT).content)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            slow.sendall(f"GET {EXPORT} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            read, written = len(slow.recv(65_536)), 0
+            assert client.post("/transactions/batch", batch_of(bolt, 100)).status == 201
+            before = salt(log)
+            while salt(log) == before:
+                read += len(slow.recv(65_536))
+                assert client.post("/transactions/batch", batch_of(bolt, 100)).status == 201
+                written += 1
+        report("SQLite: log beside a slow export", batches=written, read_share=read / size)
+    # Otherwise it would begin anew only after the end of the export.
+    assert read < 0.5 * size
+
+
+def salt(log: Path) -> bytes:
+    """Changes whenever SQLite begins its log anew (https://www.sqlite.org/fileformat2.html#the_write_ahead_log)."""
+    with log.open("rb") as file:
+        return file.read(24)[16:]
 
 
 def fill(ballast: Path) -> None:
