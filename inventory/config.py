@@ -107,6 +107,10 @@ class Settings(TextSchema):
         validate=validate.Range(1, 256),
         metadata={"description": "threads per worker, and size of its connection pool"},
     )
+    INVENTORY_PGBOUNCER = Flag(
+        load_default=False,
+        metadata={"description": "whether DATABASE_URL is that of PgBouncer in transaction mode"},
+    )
     INVENTORY_LOG_LEVEL = Choice(
         ["debug", "info", "warning", "error"],
         load_default="info",

@@ -32,6 +32,7 @@ DEFAULTS_IN_WORDS = {
     "REDIS_URL": "none",
     "INVENTORY_MAX_TRANSFERS": "one less than the threads",
     "INVENTORY_WORKERS": "one per processor, fewer if PostgreSQL lacks [connections](docs/operations.md#sizing)",
+    "INVENTORY_PGBOUNCER": "`false`",
     "INVENTORY_REQUIRE_IDEMPOTENCY_KEY": "`false`",
     "INVENTORY_TRUSTED_HOSTS": "any",
     "OTEL_TRACES_EXPORTER": "`otlp` if an endpoint is set, otherwise `none`",

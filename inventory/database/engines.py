@@ -74,6 +74,7 @@ def configure(engine: Engine, *, busy_timeout_ms: int, read_timeout_ms: int | No
     if is_sqlite(engine.url):
         sqlite.configure(engine, busy_timeout_ms, read_timeout_ms)
     else:
+        postgresql.show_utc(engine)
         if read_timeout_ms is not None:
             postgresql.limit_waiting(engine, read_timeout_ms)
         postgresql.replace_dead_connections(engine)
@@ -303,3 +304,8 @@ def connection_limit(connection: Connection) -> int | None:
     if is_sqlite(connection.engine.url):
         return None
     return int(connection.execute(text(postgresql.CONNECTION_LIMIT)).scalar_one())
+
+
+def has_timeouts(connection: Connection) -> bool:
+    """Whether PostgreSQL limits how long statements and waiting for locks may take."""
+    return bool(connection.execute(text(postgresql.HAS_TIMEOUTS)).scalar_one())

@@ -39,6 +39,8 @@ CONNECTION_LIMIT = """
     FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
 """
 
+HAS_TIMEOUTS = "SELECT current_setting('statement_timeout') <> '0' AND current_setting('lock_timeout') <> '0'"
+
 
 def connection_keywords(url: URL) -> frozenset[str]:
     """Supported URL options: the connection keywords of the installed libpq.
@@ -61,12 +63,29 @@ def options(url: URL, config: Mapping[str, Any]) -> dict[str, object]:
     named = url.normalized_query
     defaults = {"connect_timeout": 5, "application_name": "inventory"}
     connect_args = {name: value for name, value in defaults.items() if name not in named}
-    # Later options override earlier ones, so those of the URL take precedence, except for the time zone: responses show
-    # times in UTC as they are read.
-    own = [f"-c {name}={value}" for name, value in timeouts.items()]
-    connect_args["options"] = " ".join([*own, *named.get("options", ()), "-c TimeZone=UTC"])
     # hstore, which is not used, would be looked up on every new connection.
-    return {"connect_args": connect_args, "isolation_level": "AUTOCOMMIT", "use_native_hstore": False}
+    created = {"connect_args": connect_args, "isolation_level": "AUTOCOMMIT", "use_native_hstore": False}
+    if config["INVENTORY_PGBOUNCER"]:
+        # PgBouncer refuses connection options, and the next statement may be executed by another session. The timeouts
+        # are those of the database.
+        connect_args["prepare_threshold"] = None
+        return created
+    # Later options override earlier ones, so those of the URL take precedence.
+    own = [f"-c {name}={value}" for name, value in timeouts.items()]
+    connect_args["options"] = " ".join([*own, *named.get("options", ())])
+    return created
+
+
+def show_utc(engine: Engine) -> None:
+    """Set the time zone of all connections, because responses show times as they are read.
+
+    PgBouncer remembers it for each client, unlike most other parameters.
+    """
+
+    @event.listens_for(engine, "connect")
+    def set_time_zone(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        connection.cursor().execute("SET TimeZone TO 'UTC'")
+        connection.commit()
 
 
 def limit_waiting(engine: Engine, statement_timeout_ms: int) -> None:

@@ -40,7 +40,9 @@ def sizing(app: Flask) -> Sizing:
 
 
 def limit_of(app: Flask) -> int | None:
-    """How many connections PostgreSQL allows. None for SQLite, and if the server cannot be asked now."""
+    """How many connections PostgreSQL allows. None for SQLite and PgBouncer, and if the server cannot be asked now."""
+    if app.config["INVENTORY_PGBOUNCER"]:
+        return None
     try:
         with app.app_context(), db.engine.connect() as connection:
             return connection_limit(connection)

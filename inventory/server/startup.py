@@ -7,7 +7,7 @@ gunicorn's master process does not import this package, so that after SIGHUP its
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from inventory import create_app, logs
 from inventory.auth import keys
 from inventory.auth.secrets import required_pepper
-from inventory.database.base import check_file
+from inventory.database import engines
+from inventory.database.base import check_file, db
 from inventory.database.errors import from_database, summary
 from inventory.errors import ConfigError, DatabaseNotMigrated, ServiceError
 from inventory.server.sizing import sizing
@@ -53,6 +54,7 @@ def check_authentication(app: Flask) -> None:
 
 def warnings(app: Flask) -> Iterator[str]:
     """What an operator should know when the service starts."""
+    yield from warnings_of_pgbouncer(app)
     if app.config["INVENTORY_AUTH"] == "off":
         yield "INVENTORY_AUTH is off: requests are not authenticated. Only programs on this machine can connect."
         return
@@ -77,6 +79,17 @@ def warnings(app: Flask) -> Iterator[str]:
         problem = from_database(error)
         reason = problem.message if isinstance(problem, DatabaseNotMigrated) else summary(error)
         yield f"The database cannot be used. {reason}"
+
+
+def warnings_of_pgbouncer(app: Flask) -> Iterator[str]:
+    if not app.config["INVENTORY_PGBOUNCER"]:
+        return
+    with suppress(DBAPIError), app.app_context(), db.engine.connect() as connection:
+        if not engines.has_timeouts(connection):
+            yield (
+                "Behind PgBouncer the timeouts are those of the database, and it has none. "
+                "Run ALTER DATABASE … SET statement_timeout = '30s' and SET lock_timeout = '5s', and restart PgBouncer."
+            )
 
 
 @contextmanager
