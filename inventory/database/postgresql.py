@@ -85,7 +85,6 @@ def show_utc(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def set_time_zone(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
         connection.cursor().execute("SET TimeZone TO 'UTC'")
-        connection.commit()
 
 
 def limit_waiting(engine: Engine, statement_timeout_ms: int) -> None:

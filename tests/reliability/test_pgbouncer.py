@@ -44,9 +44,30 @@ def sessions(app: Flask) -> int:
         return int(db.session.scalar(asked))
 
 
+def show_other_time_zone(app: Flask) -> None:
+    """Make new sessions show other times, unless they say which zone they want."""
+    with app.app_context(), db.engine.connect() as connection:
+        connection.execute(
+            text(f"ALTER DATABASE {make_url(app.config['DATABASE_URL']).database} SET timezone = 'Asia/Tokyo'")
+        )
+
+
+@on_postgresql
+@pytest.mark.parametrize("behind", [False, True], ids=["directly", "behind PgBouncer"])
+def test_times_are_utc_whatever_the_time_zone_of_the_database(app: Flask, pgbouncer: PgBouncer, behind: bool) -> None:
+    show_other_time_zone(app)
+    url, settings = (pgbouncer.url, BOUNCED) if behind else (app.config["DATABASE_URL"], {})
+    other = create_app({"DATABASE_URL": url, **settings})
+    made = other.test_client().post("/categories", json={"name": "Bolts"}).get_json()
+    assert made["created_at"].endswith("+00:00")
+    with other.app_context():
+        db.engine.dispose()
+
+
 @on_postgresql
 def test_traffic_through_pgbouncer_is_complete(app: Flask, pgbouncer: PgBouncer, report: Report) -> None:
     """Many clients share few sessions: movements, batches, imports, exports and the feed."""
+    show_other_time_zone(app)
     with Gunicorn(pgbouncer.url, INVENTORY_PGBOUNCER="true") as server:
         crew = Crew(server.url, stock_products(server.url, 5), keyed=6, unkeyed=2)
         feed = FeedReader(server.url)
