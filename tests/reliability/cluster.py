@@ -20,7 +20,7 @@ ADMINISTRATOR = "postgres"
 def find_binaries() -> Path | None:
     """The folder with initdb and pg_ctl, of the newest version that is installed."""
     if on_path := shutil.which("initdb"):
-        return Path(on_path).parent
+        return Path(on_path).resolve().parent
     installed = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     return max((path.parent for path in installed), key=lambda path: float(path.parent.name), default=None)
 
@@ -34,13 +34,13 @@ class Cluster:
     PostgreSQL does not run as root: if the tests do, it runs as the user that its package created.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int | None = None) -> None:
         self.user = ADMINISTRATOR if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="inventory-cluster-"))
         if self.user is not None:
             shutil.chown(self.folder, self.user)
         self.data = self.folder / "data"
-        self.port = free_port()
+        self.port = port or free_port()
 
     @property
     def url(self) -> str:
@@ -91,11 +91,17 @@ class Cluster:
             )
             return terminated.rowcount
 
+    def create(self) -> None:
+        self.run("initdb", "--no-sync", "-D", self.data, "-U", ADMINISTRATOR, "-A", "trust", "-E", "UTF8", "--locale=C")
+
+    def set(self, parameter: str, value: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {parameter} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
     def __enter__(self) -> Self:
         try:
-            self.run(
-                "initdb", "--no-sync", "-D", self.data, "-U", ADMINISTRATOR, "-A", "trust", "-E", "UTF8", "--locale=C"
-            )
+            self.create()
             self.start()
         except BaseException:
             self.__exit__()
@@ -108,3 +114,32 @@ class Cluster:
                 self.stop("fast")
         finally:
             shutil.rmtree(self.folder)
+
+
+class Standby(Cluster):
+    """A synchronous hot standby: the primary confirms a COMMIT when it is in the log of both."""
+
+    def __init__(self, primary: Cluster, port: int | None = None) -> None:
+        super().__init__(port)
+        self.primary = primary
+
+    def create(self) -> None:
+        source = f"host=127.0.0.1 port={self.primary.port} user={ADMINISTRATOR}"
+        self.run("pg_basebackup", "--no-sync", "-D", self.data, "-d", source, "-R", "-X", "stream", "-c", "fast")
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.primary.set("synchronous_standby_names", "*")
+        deadline = time.monotonic() + 60
+        while not self.is_synchronous():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+        return self
+
+    def is_synchronous(self) -> bool:
+        with psycopg.connect(self.primary.url, autocommit=True) as connection:
+            found = connection.execute("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'").fetchone()
+        return found == (1,)
+
+    def promote(self) -> None:
+        self.run("pg_ctl", "promote", "-w", "-D", self.data)
