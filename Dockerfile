@@ -34,8 +34,9 @@ ENV PATH=/app/.venv/bin:$PATH \
     MALLOC_MMAP_THRESHOLD_=131072 \
     PYTHONUNBUFFERED=1
 
+# Without the proxy of the environment, if it has one.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/live', timeout=3)"]
+    CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/health/live', timeout=3)"]
 
 # Before the first start and after each update: docker run … inventory flask db upgrade
 # Docker kills a container 10 s after SIGTERM; by then gunicorn has given up requests that do not end.

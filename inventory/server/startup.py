@@ -6,6 +6,8 @@ gunicorn's master process does not import this package, so that after SIGHUP its
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -37,13 +39,24 @@ def load() -> Flask:
 
     A server logs in the form of the settings, and needs what authentication needs.
     """
+    command = click.get_current_context(silent=True)
+    if command:
+        end_on_sigterm()
     with exit_on_config_error():
         app = create_app()
-        command = click.get_current_context(silent=True)
         if command is None or command.info_name == "run":
             logs.configure(app.config["INVENTORY_LOG_LEVEL"], app.config["INVENTORY_LOG_FORMAT"], observability.context)
             check_authentication(app)
         return app
+
+
+def end_on_sigterm() -> None:
+    """Let a command that is process 1 of a container, such as a migration, end and roll back on SIGTERM.
+
+    Process 1 ignores signals without a handler.
+    """
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def check_authentication(app: Flask) -> None:
