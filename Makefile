@@ -7,6 +7,8 @@ TOOLS := .venv-tools
 BENCH := .venv-bench
 FLASK := $(BIN)/flask --app wsgi
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
+# The first that works: the docker command may have no engine.
+IMAGE_BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(shell $(tool) info >/dev/null 2>&1 && echo $(tool))))
 
 .DEFAULT_GOAL := help
 
@@ -121,6 +123,15 @@ audit: tools ## Compare the dependencies with the advisories of the Python Packa
 mutation: $(VENV)/.development ## Run mutation tests on the code of the ledger
 	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
+
+.PHONY: image
+image: ## Build the image "inventory" with docker, podman or buildah (IMAGE_BUILDER selects, ARGS='--build-arg …')
+	@test -n "$(IMAGE_BUILDER)" || { echo "Install docker, podman or buildah."; exit 2; }
+	BUILDAH_FORMAT=docker $(IMAGE_BUILDER) build --tag inventory $(ARGS) .
+
+.PHONY: try-image
+try-image: image ## Build the image, run it read-only and without capabilities, and use it
+	$(PYTHON) deploy/try_image.py $(IMAGE_BUILDER:buildah=podman) inventory
 
 .PHONY: lint
 lint: $(VENV)/.development ## Check style and formatting

@@ -35,8 +35,11 @@ class CommitDropper(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: tuple[str, int], *, wanted: int = 0, one_in: int = 3) -> None:
-        super().__init__(("127.0.0.1", 0), Connection)
+    # A port that a test has chosen may still have closed connections.
+    allow_reuse_address = True
+
+    def __init__(self, upstream: tuple[str, int], *, wanted: int = 0, one_in: int = 3, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Connection)
         self.upstream = upstream
         self.wanted = wanted
         self.one_in = one_in
