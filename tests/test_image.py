@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 
 from inventory import create_app
 from inventory.database.base import db
-from inventory.database.engines import begin_migration
+from inventory.database.engines import WRITE, begin_migration
 from tests.conftest import migrate, on_postgresql
 from tests.reliability.proxy import CommitDropper
 from tests.servers import ROOT, free_port
@@ -121,7 +121,7 @@ def descendant(pid: int, *words: str) -> psutil.Process:
 def test_sigterm_during_migration_exits_and_changes_nothing(empty_database_url: str, seconds: float) -> None:
     app = create_app({"DATABASE_URL": empty_database_url})
     with app.app_context():
-        with db.engine.begin() as connection:
+        with db.engine.connect().execution_options(**WRITE) as connection, connection.begin():
             begin_migration(connection)  # as another container, which this one waits for
             with process_1(["flask", "db", "upgrade"], empty_database_url) as (migration, outside):
                 await_handler(migration)
