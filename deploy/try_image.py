@@ -140,7 +140,7 @@ def stop(trial: Trial, key: str) -> None:
         first_line = client.stdout.readline() if client.stdout else ""
         expect(" 100 " in first_line, f"the upload did not begin: {first_line}")
         started = time.monotonic()
-        trial.run("stop", f"--time={DOCKER_KILLS_AFTER}", NAME)
+        trial.run("stop", "-t", str(DOCKER_KILLS_AFTER), NAME)
         seconds = time.monotonic() - started
     code = trial.run("inspect", "--format={{.State.ExitCode}}", NAME)
     expect(code == "0", f"exit code {code} after SIGTERM")
