@@ -15,10 +15,12 @@ RUN python -m compileall -q inventory migrations && rm ${LOCK}
 
 FROM python:3.12-slim
 
-# The root file system can be read-only. /data is for an SQLite database.
+# The root file system can be read-only. /data is for an SQLite database, the default: a DATABASE_URL in the image would
+# collide with a DATABASE_URL_FILE.
 COPY --from=build /app /app
 RUN useradd --uid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin inventory \
-    && install --directory --owner=inventory --group=inventory /data
+    && install --directory --owner=inventory --group=inventory /data \
+    && ln -s /data /app/instance
 WORKDIR /app
 USER 10001:10001
 VOLUME /data
@@ -29,7 +31,6 @@ EXPOSE 8000
 # (worker after twelve 1 MiB requests: 117–134 MiB instead of 168–184).
 ENV PATH=/app/.venv/bin:$PATH \
     FLASK_APP=wsgi \
-    DATABASE_URL=sqlite:////data/inventory.db \
     INVENTORY_WORKERS=2 \
     MALLOC_MMAP_THRESHOLD_=131072 \
     PYTHONUNBUFFERED=1

@@ -56,9 +56,7 @@ def apply_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None
     Raises ImportInvalid if a row is no longer valid because other writers changed the catalogue, StorageFull, and what
     ``once`` raises.
     """
-    outcome = once(key, partial(write_changes, scratch, rows, mode, key), outcome_of)
-    require_room(unit_of_work_connection())
-    return outcome
+    return once(key, partial(write_changes, scratch, rows, mode, key), outcome_of)
 
 
 def outcome_of(earlier: Earlier) -> Outcome:
@@ -78,6 +76,7 @@ def write_changes(scratch: Scratch, rows: int, mode: str, key: RequestKey | None
         done = done.plus(changes)
     counts = {"rows": rows, "created": done.created, "updated": done.updated, "unchanged": done.unchanged}
     batches.write(batch_id, "import", key, **counts)
+    require_room(unit_of_work_connection())
     return done
 
 

@@ -58,9 +58,7 @@ def read_rows(file: IO[bytes]) -> Iterator[ParsedRow]:
     try:
         yield from parse(text)
     except UnicodeDecodeError:
-        raise errors.UnsupportedEncoding(
-            'The file is not text in UTF-8. In a spreadsheet, save it as "CSV UTF-8".'
-        ) from None
+        raise errors.UnsupportedEncoding(NOT_UTF_8) from None
     finally:
         text.detach()
 

@@ -13,7 +13,7 @@ from inventory import errors
 from inventory.import_export import exporter, importer
 from inventory.import_export.schemas import ImportOut, ImportQuery, ProductExportQuery, TransactionExportQuery
 from inventory.import_export.slots import Slots
-from inventory.import_export.temporary import give_up_stalled, unhurried
+from inventory.import_export.temporary import limit_sending, spooled_if_slow
 from inventory.import_export.uploads import uploaded_file
 from inventory.web.blueprint import Blueprint
 from inventory.web.idempotency import idempotency_key
@@ -76,9 +76,9 @@ def place_for_import() -> AbstractContextManager[object]:
 def attachment(export: Callable[[], Generator[bytes]], name: str, file_format: str) -> Response:
     """A file that is streamed. Raises RateLimited if the worker is busy with others."""
     folder = current_app.config["INVENTORY_TEMP_DIR"]
-    give_up_stalled(request.environ)
+    limit_sending(request.environ)
     return Response(
-        slots().stream(lambda: unhurried(export(), folder)),
+        slots().stream(lambda: spooled_if_slow(export(), folder)),
         content_type=MEDIA_TYPES[file_format],
         headers={"Content-Disposition": f'attachment; filename="{name}.{file_format}"'},
     )

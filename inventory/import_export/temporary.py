@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sqlite3
 import tempfile
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ UNUSABLE = {
     errno.EFBIG,
 }
 
-# How long in all a client may keep an export waiting, and how long one part of it.
-PATIENCE, STALLED_SECONDS = 5.0, 60.0
+# Seconds for which a client may keep an export waiting, summed over its parts, and those for which it may not read.
+PATIENCE, STALLED_SECONDS = 5.0, 600.0
+# While the rest of an export is written to a file, something is sent after so many seconds: proxies give up others.
+PAUSE = 5.0
 BLOCK = 64 * 1024
 
 logger = logging.getLogger(__name__)
@@ -60,20 +63,20 @@ def no_space(folder: str | None, error: Exception) -> errors.StorageFull:
     )
 
 
-def give_up_stalled(environ: Mapping[str, Any]) -> None:
+def limit_sending(environ: Mapping[str, Any]) -> None:
     """Close the connection of a client that does not read. gunicorn would wait for it without end."""
     if connection := environ.get("gunicorn.socket"):
         connection.settimeout(STALLED_SECONDS)
 
 
-def unhurried(parts: Generator[bytes], folder: str | None) -> Generator[bytes]:
+def spooled_if_slow(parts: Generator[bytes], folder: str | None) -> Generator[bytes]:
     """The parts of an export. If the client reads slowly, the rest is written to a file and sent from there.
 
     So the snapshot ends soon. As long as it lasts, SQLite's write-ahead log grows with each movement, and PostgreSQL
     removes no old versions of rows.
     """
     waited = 0.0
-    with closing(parts):
+    with closing(parts), ExitStack() as files:
         for part in parts:
             paused = perf_counter()
             yield part
@@ -82,8 +85,26 @@ def unhurried(parts: Generator[bytes], folder: str | None) -> Generator[bytes]:
                 break
         else:
             return
-        with temporary_file(folder) as file:
-            file.writelines(parts)
-            parts.close()
-            file.seek(0)
-            yield from iter(partial(file.read, BLOCK), b"")
+        try:
+            file = files.enter_context(tempfile.TemporaryFile(dir=folder))
+        except OSError as error:
+            logger.error("Cannot use the temporary directory %s: %s", folder or tempfile.tempdir, error)  # noqa: TRY400
+            yield from parts
+        else:
+            yield from spooled(parts, file)
+
+
+def spooled(parts: Generator[bytes], file: IO[bytes]) -> Generator[bytes]:
+    """Write all parts to a file, then send it."""
+    sent, last = 0, perf_counter()
+    for part in parts:
+        file.seek(0, os.SEEK_END)
+        file.write(part)
+        if perf_counter() - last > PAUSE:
+            file.seek(sent)
+            block = file.read(BLOCK)
+            yield block
+            sent, last = sent + len(block), perf_counter()
+    parts.close()
+    file.seek(sent)
+    yield from iter(partial(file.read, BLOCK), b"")

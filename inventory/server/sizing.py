@@ -14,8 +14,8 @@ from inventory.errors import ServiceError
 if TYPE_CHECKING:
     from flask import Flask
 
-# The rest is for commands, backups and administrators.
-USED_SHARE = 0.9
+# The other half is for the new workers during a reload, and for commands, backups and administrators.
+USED_SHARE = 0.5
 
 
 class Sizing(NamedTuple):

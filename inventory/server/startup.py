@@ -97,7 +97,7 @@ def warnings(app: Flask) -> Iterator[str]:
 def warnings_of_pgbouncer(app: Flask) -> Iterator[str]:
     if not app.config["INVENTORY_PGBOUNCER"]:
         return
-    with suppress(DBAPIError), app.app_context(), db.engine.connect() as connection:
+    with suppress(DBAPIError, ServiceError), app.app_context(), db.engine.connect() as connection:
         if not engines.has_timeouts(connection):
             yield (
                 "Behind PgBouncer the timeouts are those of the database, and it has none. "

@@ -60,6 +60,8 @@ class Nginx:
             "/etc/nginx/inventory.hosts": f"{self.folder}/hosts",
             "listen 443 ssl http2 default_server;": listen,
             "listen 80 default_server;": f"listen 127.0.0.1:{self.plain_port};",
+            "    listen [::]:443 ssl http2 default_server;\n": "",
+            "    listen [::]:80 default_server;\n": "",
             "/var/log/nginx/": f"{self.folder}/",
             **self.changes,
         }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import stat
 import subprocess
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,11 +97,29 @@ def test_settings_exist() -> None:
     assert used <= known
 
 
+def test_settings_are_accepted_together_with_those_of_the_image(tmp_path: Path) -> None:
+    secrets = {
+        "database_url": "postgresql://inventory@database/inventory",
+        "pepper": "a pepper of the tests, which is long",
+    }
+    for name, value in secrets.items():
+        (tmp_path / name).write_text(value)
+    image = dict(re.findall(r"^(?:ENV|   ) ([A-Z_]+)=(\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert "INVENTORY_WORKERS" in image
+    environments = [service("inventory-1")["environment"]]
+    environments += [{one["name"]: one["value"] for one in container["env"]} for container in containers()]
+    for environment in environments:
+        given = {
+            name: re.sub("^/run/secrets/(inventory/)?", f"{tmp_path}/", value) for name, value in environment.items()
+        }
+        assert config.load(environ=image | given)["DATABASE_URL"] == secrets["database_url"]
+
+
 def test_nginx_and_prometheus_connect_to_the_services() -> None:
     addresses = {
         f"{service(name)['networks']['default']['ipv4_address']}:8000" for name in ("inventory-1", "inventory-2")
     }
-    hosts = re.findall(r"server (.*);", (DEPLOY / "nginx.hosts").read_text())
+    hosts = re.findall(r"server (\S+) ", (DEPLOY / "nginx.hosts").read_text())
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]
     assert set(hosts) == addresses
     assert set(scraped["static_configs"][0]["targets"]) == addresses
@@ -136,7 +154,7 @@ def test_secrets_are_made_once_and_for_the_owner(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     subprocess.run([tmp_path / "make-secrets"], check=True)
     made = {file.name: file.read_text() for file in folder.iterdir()}
-    files = {os.path.basename(secret["file"]) for secret in compose()["secrets"].values()}  # noqa: PTH119 - of compose
+    files = {PurePath(secret["file"]).name for secret in compose()["secrets"].values()}
     assert set(made) == files
     assert made["database_password"].strip() in made["database_url"]
     assert len(made["pepper"].strip()) == 64

@@ -41,7 +41,7 @@ TARGETS = {
     b"/" + b"a/" * 3_500: {404},
     b"/" + LONG: {414},
     b"/products?search=" + LONG: {414},
-    b"/problem": {404},
+    b"/inventory-problem": {404},
     b"*": {400},
     b"products": {400},
 }

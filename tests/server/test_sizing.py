@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from flask import Flask
 
 PROCESSORS = 16
-# Nine tenths of them are enough for 4 workers with 4 threads and 2 more connections each.
-LIMIT = 30
+# Half of them are enough for 4 workers with 4 threads and 2 more connections each.
+LIMIT = 50
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_default_fits_the_connections(limited: Callable[..., Flask]) -> None:
     found = sizing(limited())
     assert found.workers == 4
     assert found.warning == (
-        "PostgreSQL allows 30 connections, so the service starts 4 workers instead of 16. Raise max_connections, or "
+        "PostgreSQL allows 50 connections, so the service starts 4 workers instead of 16. Raise max_connections, or "
         "set INVENTORY_WORKERS."
     )
 
@@ -78,12 +78,12 @@ def test_default_is_not_reduced_if_there_are_enough_connections(
 
 
 @on_postgresql
-@pytest.mark.parametrize(("workers", "is_too_many"), [(5, False), (6, True)])
+@pytest.mark.parametrize(("workers", "is_too_many"), [(8, False), (9, True)])
 def test_chosen_number_is_kept(limited: Callable[..., Flask], workers: int, is_too_many: bool) -> None:
     found = sizing(limited(INVENTORY_WORKERS=str(workers)))
     assert found.workers == workers
     assert (found.warning is not None) == is_too_many
-    assert not is_too_many or "may need 36 connections, and PostgreSQL allows 30" in str(found.warning)
+    assert not is_too_many or "may need 54 connections, and PostgreSQL allows 50" in str(found.warning)
 
 
 def test_server_that_is_down_limits_nothing() -> None:
