@@ -28,6 +28,7 @@ from tests.reliability.cluster import BINARIES, Cluster
 from tests.reliability.figures import scaled
 from tests.reliability.traffic import Crew, stock_products
 from tests.servers import ROOT, Gunicorn
+from tests.sessions import fenced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +174,8 @@ def test_shutdown_under_load_leaves_one_complete_file(database_url: str, databas
 
 def documented_sql() -> str:
     """The statement in docs/operations.md for a dump that is restored into another cluster."""
-    return (ROOT / "docs" / "operations.md").read_text().partition("```sql\n")[2].partition("```")[0]
+    (statement,) = (found for found in fenced((ROOT / "docs" / "operations.md").read_text(), "sql") if "xid" in found)
+    return statement
 
 
 def program(name: str) -> str:

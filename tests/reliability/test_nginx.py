@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from contextlib import ExitStack
 from random import Random
@@ -115,6 +116,15 @@ def test_killed_workers_behind_nginx_lose_and_duplicate_nothing(
     assert_consistent(app)
 
 
+# systemd passes sockets as the file descriptors from 3 on, and names the process that they are for.
+START_AS_SYSTEMD = """
+import os, sys
+descriptor, *command = sys.argv[1:]
+os.dup2(int(descriptor), 3)
+os.execve(command[0], command, os.environ | {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+"""
+
+
 class SocketActivated(Gunicorn):
     """A gunicorn that systemd starts with a listening socket: deploy/systemd/inventory.socket."""
 
@@ -123,9 +133,7 @@ class SocketActivated(Gunicorn):
         return super().__enter__()
 
     def command(self) -> list[str]:
-        """Systemd passes sockets as the file descriptors from 3 on, and names the process that they are for."""
-        passed = f'exec 3<&{self.socket.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-        return ["sh", "-c", passed, "sh", *super().command()]
+        return [sys.executable, "-c", START_AS_SYSTEMD, str(self.socket.fileno()), *super().command()]
 
     def descriptors(self) -> list[int]:
         return [self.socket.fileno()]
