@@ -207,7 +207,7 @@ def test_log_stays_small_beside_a_slow_export(sqlite_template: Path, tmp_path: P
                 read += len(slow.recv(65_536))
                 assert client.post("/transactions/batch", batch_of(bolt, 100)).status == 201
                 written += 1
-        report("SQLite: log beside a slow export", batches=written, read_share=read / size)
+        report("SQLite: log beside a slow export", batches=written, read_share=round(read / size, 3))
     # Otherwise it would begin anew only after the end of the export.
     assert read < 0.5 * size
 
