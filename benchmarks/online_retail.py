@@ -19,7 +19,7 @@ from sqlalchemy import case, func, select
 
 from inventory import create_app
 from inventory.database.base import db
-from inventory.database.engines import server_version
+from inventory.database.figures import server_version
 from inventory.database.unit_of_work import unit_of_work
 from inventory.import_export import importer
 from inventory.models.category import Category

@@ -246,16 +246,18 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
 def traces_exporter(chosen: str | None, environ: Mapping[str, str]) -> str:
     """Return ``otlp`` or ``none``: the setting, otherwise ``otlp`` if OpenTelemetry's variables name an endpoint.
 
-    ``OTEL_SDK_DISABLED=true`` takes precedence. Raises ValidationError for an unsupported protocol.
+    ``OTEL_SDK_DISABLED=true`` takes precedence. Raises ValidationError for an unsupported protocol or endpoint.
     """
     set_in = {name: value for name, value in environ.items() if value}
     if set_in.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return "none"
+    # The variables for traces override the general ones.
+    endpoint, protocol = (
+        next((f"{prefix}{part}" for prefix in OTLP_PREFIXES if f"{prefix}{part}" in set_in), None)
+        for part in ("ENDPOINT", "PROTOCOL")
+    )
     if chosen is None:
-        chosen = "otlp" if any(f"{prefix}ENDPOINT" in set_in for prefix in OTLP_PREFIXES) else "none"
-    # The variable for traces overrides the general one.
-    protocol = next((name for prefix in OTLP_PREFIXES if (name := f"{prefix}PROTOCOL") in set_in), None)
-    endpoint = next((name for prefix in OTLP_PREFIXES if (name := f"{prefix}ENDPOINT") in set_in), None)
+        chosen = "otlp" if endpoint else "none"
     if chosen == "otlp" and protocol is not None and set_in[protocol] != "http/protobuf":
         raise ValidationError({protocol: ["Must be http/protobuf."]})
     if chosen == "otlp" and endpoint is not None and not set_in[endpoint].startswith(("http://", "https://")):

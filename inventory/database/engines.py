@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine, ExceptionContext, Pool, Select
+    from sqlalchemy import Connection, Engine, ExceptionContext, Select
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def free_bytes(connection: Connection) -> int | None:
 def require_room(connection: Connection) -> None:
     """Raise StorageFull if later writes to an SQLite database would fail because of this transaction.
 
-    Its log is on the disk already, and a checkpoint then needs the space again, for the file.
+    Nearly all of its log is on the disk already, and a checkpoint needs the space again, for the file.
     """
     if (
         is_sqlite(connection.engine.url)
@@ -258,54 +258,3 @@ def check_writable(connection: Connection) -> None:
         answer = from_database(error)
         if not isinstance(answer, DatabaseBusy):
             raise answer from None
-
-
-def server_version(connection: Connection) -> str:
-    """Engine and version, such as ``SQLite 3.53.4``."""
-    names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-    version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
-    return f"{names[connection.dialect.name]} {version}"
-
-
-def pool_figures(pool: Pool) -> dict[str, int]:
-    """The connections of a pool, and how many of them are in use. An in-memory database has one."""
-    in_use = getattr(pool, "checkedout", lambda: 1)
-    size = getattr(pool, "size", lambda: 1)
-    return {"size": size(), "in_use": in_use()}
-
-
-def write_age(connection: Connection) -> float:
-    """The age in seconds of the oldest running transaction that has written, behind which the feeds stop.
-
-    0 on SQLite, where a row is in the feed when it is committed. PostgreSQL shows the transactions of other roles only
-    to members of pg_read_all_stats.
-    """
-    if is_sqlite(connection.engine.url):
-        return 0.0
-    oldest = text(
-        "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0) "
-        "FROM pg_stat_activity WHERE backend_xid IS NOT NULL"
-    )
-    return float(connection.execute(oldest).scalar_one())
-
-
-def lock_waiters(connection: Connection) -> int:
-    """How many sessions of this PostgreSQL database wait for a lock. 0 on SQLite, whose writers poll."""
-    if is_sqlite(connection.engine.url):
-        return 0
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    return int(connection.execute(waiting).scalar_one())
-
-
-def connection_limit(connection: Connection) -> int | None:
-    """How many connections PostgreSQL allows to this role and database. None on SQLite."""
-    if is_sqlite(connection.engine.url):
-        return None
-    return int(connection.execute(text(postgresql.CONNECTION_LIMIT)).scalar_one())
-
-
-def has_timeouts(connection: Connection) -> bool:
-    """Whether PostgreSQL limits how long statements and waiting for locks may take."""
-    return bool(connection.execute(text(postgresql.HAS_TIMEOUTS)).scalar_one())

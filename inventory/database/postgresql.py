@@ -29,18 +29,6 @@ OUTDATED_PLAN = "0A000"
 OVERDUE_SECONDS, PING_SECONDS = 5.0, 5.0
 BEGIN = {"write": "BEGIN", "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 
-# PostgreSQL 16 has reserved_connections, too.
-CONNECTION_LIMIT = """
-    SELECT least(
-        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-            - coalesce(current_setting('reserved_connections', true)::int, 0),
-        nullif(rolconnlimit, -1), nullif(datconnlimit, -1)
-    )
-    FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
-"""
-
-HAS_TIMEOUTS = "SELECT current_setting('statement_timeout') <> '0' AND current_setting('lock_timeout') <> '0'"
-
 
 def connection_keywords(url: URL) -> frozenset[str]:
     """Supported URL options: the connection keywords of the installed libpq.

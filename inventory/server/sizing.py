@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy.exc import DBAPIError
 
 from inventory.database.base import db
-from inventory.database.engines import CONNECTIONS_BESIDE_THREADS, connection_limit
+from inventory.database.engines import CONNECTIONS_BESIDE_THREADS
+from inventory.database.figures import connection_limit
 from inventory.errors import ServiceError
 
 if TYPE_CHECKING:

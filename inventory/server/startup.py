@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from inventory import create_app, logs
 from inventory.auth import keys
 from inventory.auth.secrets import required_pepper
-from inventory.database import engines
+from inventory.database import figures
 from inventory.database.base import check_file, db
 from inventory.database.errors import from_database, summary
 from inventory.errors import ConfigError, DatabaseNotMigrated, ServiceError
@@ -97,12 +97,14 @@ def warnings(app: Flask) -> Iterator[str]:
 def warnings_of_pgbouncer(app: Flask) -> Iterator[str]:
     if not app.config["INVENTORY_PGBOUNCER"]:
         return
+    limited = True
     with suppress(DBAPIError, ServiceError), app.app_context(), db.engine.connect() as connection:
-        if not engines.has_timeouts(connection):
-            yield (
-                "Behind PgBouncer the timeouts are those of the database, and it has none. "
-                "Run ALTER DATABASE … SET statement_timeout = '30s' and SET lock_timeout = '5s', and restart PgBouncer."
-            )
+        limited = figures.has_timeouts(connection)
+    if not limited:
+        yield (
+            "Behind PgBouncer the timeouts are those of the database, and it has none. "
+            "Run ALTER DATABASE … SET statement_timeout = '30s' and SET lock_timeout = '5s', and restart PgBouncer."
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from inventory.database import engines, revisions
+from inventory.database import engines, figures, revisions
 from inventory.database.base import engine_of
 from inventory.database.errors import summary
 from inventory.errors import ServiceError
@@ -86,12 +86,12 @@ def of_database(connection: Connection) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "inventory_feed_lag_seconds",
         "PostgreSQL: age of the oldest running transaction that has written; later rows are not in the feeds yet.",
-        value=engines.write_age(connection),
+        value=figures.write_age(connection),
     )
     yield GaugeMetricFamily(
         "inventory_lock_waiters",
         "PostgreSQL: sessions that wait for a lock.",
-        value=engines.lock_waiters(connection),
+        value=figures.lock_waiters(connection),
     )
     free = engines.free_bytes(connection)
     if free is not None:

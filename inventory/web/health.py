@@ -9,7 +9,8 @@ from inventory import errors
 from inventory.caller import caller
 from inventory.database import revisions
 from inventory.database.base import db
-from inventory.database.engines import check_writable, pool_figures, server_version
+from inventory.database.engines import check_writable
+from inventory.database.figures import pool_figures, server_version
 from inventory.fields import AnswerSchema, Choice
 from inventory.web.blueprint import Blueprint
 

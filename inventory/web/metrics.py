@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from inventory.database.engines import pool_figures
+from inventory.database.figures import pool_figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

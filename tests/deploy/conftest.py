@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.deploy.nginx import Nginx
+from tests.deploy.nginx import Nginx, require
 from tests.servers import Gunicorn
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def nginx(gunicorn: Gunicorn, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
+    require("openssl")
     folder = tmp_path_factory.mktemp("certificate")
     made, key = folder / "certificate.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

@@ -23,6 +23,15 @@ PROGRAM = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
+def require(program: str) -> None:
+    """Skip the test, or fail it if all tools are required, unless a program is installed."""
+    if shutil.which(program) is None:
+        missing = f"{program} is not installed"
+        if os.environ.get("TEST_REQUIRE_TOOLS"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
 class Nginx:
     """Runs deploy/nginx.conf in a folder, on free ports: with TLS if there is a certificate, or else without.
 
@@ -74,7 +83,7 @@ class Nginx:
         return text if self.certificate else re.sub(r" ssl_\w+ .*;", "", text)
 
     def write(self) -> None:
-        hosts = "".join(f"server {upstream.removeprefix('http://')};\n" for upstream in self.upstreams)
+        hosts = "".join(f"server {upstream.removeprefix('http://')} fail_timeout=1s;\n" for upstream in self.upstreams)
         (self.folder / "hosts").write_text(hosts)
         folders = "".join(f"{kind}_temp_path {self.folder}/{kind};\n" for kind in TEMPORARY)
         # As root, its workers would otherwise run as nobody, who cannot read pytest's directories.

@@ -20,7 +20,7 @@ import pytest
 from inventory.web.browsers import SECURITY_HEADERS
 from tests.clients import HttpClient, answer_to
 from tests.deploy.conftest import LISTED
-from tests.deploy.nginx import Nginx
+from tests.deploy.nginx import Nginx, require
 from tests.servers import Gunicorn, free_port
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ def test_https_is_required(gunicorn: Gunicorn, tmp_path: Path, certificate: tupl
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 def test_https_with_http_2(gunicorn: Gunicorn, tmp_path: Path, certificate: tuple[Path, Path], version: str) -> None:
+    require("curl")
     with Nginx(tmp_path, [gunicorn.url], certificate=certificate) as nginx:
         command = ["curl", "--silent", "--show-error", version, "--cacert", str(certificate[0]), "--noproxy", "*"]
         command += ["--write-out", "\n%{http_version} %{http_code}", f"{nginx.url}/products?limit=1"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from inventory import create_app
 from inventory.database.base import db
-from inventory.database.engines import server_version
+from inventory.database.figures import server_version
 from tests.postgresql import find_server
 from tests.reliability.figures import in_words
 
